@@ -1,0 +1,1 @@
+"""The `manikin` command. Heavy imports are lazy, so that `--help` answers at once."""

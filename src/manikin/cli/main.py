@@ -1,0 +1,74 @@
+"""The `manikin` command: registers the commands and turns errors into one clear message and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+import typer
+
+from manikin import __version__
+from manikin.common.errors import ManikinError
+
+INTERRUPTED_EXIT_CODE = 100
+
+
+def build() -> typer.Typer:
+    """The whole command tree."""
+    app = typer.Typer(
+        name="manikin",
+        help="Federated, privacy-preserving synthesis of medical images.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    groups = {"hospital": "What a hospital runs.", "release": "Check what a consortium released."}
+    for name, text in groups.items():
+        module = importlib.import_module(f"manikin.cli.{name}")
+        app.add_typer(module.app, name=name, help=text)
+    for name in ("federate", "demo", "synthesize", "evaluate"):
+        module = importlib.import_module(f"manikin.cli.{name}")
+        app.command(name)(getattr(module, name))
+    return app
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"manikin {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show a traceback with an error."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    del version
+    click.get_current_context().meta["debug"] = debug
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; always ends with SystemExit."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        code = build()(arguments, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        code = INTERRUPTED_EXIT_CODE
+        print("Interrupted: what was finished is kept; run the same command again to go on.", file=sys.stderr)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except ManikinError as error:
+        if debug:
+            traceback.print_exc()
+        for line in filter(None, (error.what, error.why, error.next_step)):
+            print(line, file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted: what was finished is kept; run the same command again to go on.", file=sys.stderr)
+        code = INTERRUPTED_EXIT_CODE
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""What hospital and coordinator both speak: errors, studies, images, generators, releases. No network code."""

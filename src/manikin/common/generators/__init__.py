@@ -1,0 +1,48 @@
+"""Generator families: one module each, and the registry that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from torch import Tensor
+
+from manikin.common.errors import Misconfigured
+from manikin.common.generators.base import Generator, GeneratorSpec, Releasable, Trainable
+
+_FAMILIES = {
+    "moments": ("manikin.common.generators.moments", "Moments"),
+    "diffusion": ("manikin.common.generators.diffusion", "Diffusion"),
+}
+
+
+def families() -> tuple[str, ...]:
+    """Names of the families that a plan may ask for."""
+    return tuple(_FAMILIES)
+
+
+def create(spec: GeneratorSpec) -> Generator:
+    """An untrained generator of the spec's family.
+
+    Raises:
+        Misconfigured: the family is unknown, or an option is.
+    """
+    if spec.family not in _FAMILIES:
+        raise Misconfigured(
+            f"There is no generator family {spec.family!r}.",
+            f"The families are {', '.join(_FAMILIES)}.",
+            "Change [generator] family in the study.",
+        )
+    module, name = _FAMILIES[spec.family]
+    generator: Generator = getattr(import_module(module), name)(spec)
+    return generator
+
+
+def load(spec: GeneratorSpec, state: Mapping[str, Tensor]) -> Generator:
+    """A generator with a state that was released or received."""
+    generator = create(spec)
+    generator.load_state(state)
+    return generator
+
+
+__all__ = ["Generator", "GeneratorSpec", "Releasable", "Trainable", "create", "families", "load"]

@@ -1,0 +1,93 @@
+"""What a generator family promises: three small protocols and the spec that fixes its layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from manikin.common.images import Patient
+
+
+@dataclass(frozen=True)
+class GeneratorSpec:
+    """Everything that fixes the layout of a generator's state; public, part of plan and release.
+
+    Args:
+        family: name in the registry.
+        channels: image channels.
+        shape: spatial shape; its length is the number of spatial dimensions.
+        labels: names of the classes, in order of their index.
+        options: the family's own settings (widths, number of coefficients, ...), JSON values only.
+    """
+
+    family: str
+    channels: int
+    shape: tuple[int, ...]
+    labels: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def spatial_dims(self) -> int:
+        return len(self.shape)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> GeneratorSpec:
+        raw = json.loads(text)
+        return cls(raw["family"], raw["channels"], tuple(raw["shape"]), tuple(raw["labels"]), raw["options"])
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Every family: a spec, a state, and samples."""
+
+    spec: GeneratorSpec
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that `load_state` needs, fit for safetensors."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state; raises ProtocolViolation if names, shapes, dtypes or finiteness do not fit the spec."""
+        ...
+
+    def sample(self, conditions: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Images float32 (n, c, *spatial) in [-1, 1] for class indices int64 (n,); same generator state, same bytes."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """Families that gradients of patients may touch."""
+
+    def loss(self, images: Tensor, conditions: Tensor, *, generator: torch.Generator) -> Tensor:
+        """(n,): one scalar an image; no operation mixes images (no BatchNorm)."""
+        ...
+
+    def private_parameters(self) -> Iterable[torch.nn.Parameter]:
+        """The parameters that DP-SGD may move; all others stay as pre-training and release left them."""
+        ...
+
+
+@runtime_checkable
+class Releasable(Protocol):
+    """Families fitted from one noisy sum over patients."""
+
+    norm_bound: float
+
+    def statistic(self, patient: Patient) -> NDArray[np.float64]:
+        """float64 (d,), L2 norm at most `norm_bound`, of this patient alone."""
+        ...
+
+    def fit(self, noisy_sum: NDArray[np.float64], *, noise_std: float) -> None:
+        """Post-processing of the released sum; `noise_std` is the noise of one coordinate, in the sum's units."""
+        ...

@@ -1,0 +1,1 @@
+"""The embedded runtime: one machine, real Flower apps, vaults in worker processes."""

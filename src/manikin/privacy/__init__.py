@@ -1,0 +1,1 @@
+"""Guarantees and their audits. No network code: this package is usable alone."""

@@ -1,0 +1,1 @@
+"""What the coordinator runs: the plan, the rounds, aggregation, and the release."""
