@@ -1,0 +1,159 @@
+"""Ed25519 keys: to sign with, to trust, and the file that says whom to trust.
+
+A trust file travels by another way than what it verifies. What is not promised: revocation and expiry; a key is
+trusted for as long as a trust file names it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from manikin.common.errors import Misconfigured, VerificationFailed
+from manikin.common.files import write_atomically
+
+PUBLIC_KEY_BYTES = 32
+
+Role = Literal["coordinator"]
+
+
+def key_digest(public_key: bytes) -> str:
+    """SHA-256 of the 32 raw bytes of a public key, hex: the key id in envelopes."""
+    return hashlib.sha256(public_key).hexdigest()
+
+
+def fingerprint(public_key: bytes) -> str:
+    """A key's digest in groups of four, for reading aloud over a telephone.
+
+    >>> fingerprint(bytes(32))[:24]
+    '6668 7aad f862 bd77 6c8f'
+    """
+    digest = key_digest(public_key)
+    return " ".join(digest[i : i + 4] for i in range(0, len(digest), 4))
+
+
+@dataclass(frozen=True)
+class TrustedKey:
+    """A public key that somebody vouched for outside of what it verifies.
+
+    Args:
+        name: who holds it, as people call them.
+        role: what it may sign.
+        public_key: 32 raw bytes, Ed25519.
+    """
+
+    name: str
+    role: Role
+    public_key: bytes
+
+
+class SigningKey:
+    """An Ed25519 private key. Its `repr` shows the fingerprint only."""
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+
+    def __repr__(self) -> str:
+        return f"SigningKey({fingerprint(self.public_key)})"
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def load(cls, path: Path) -> SigningKey:
+        """Read a key that `save` wrote.
+
+        Raises:
+            Misconfigured: no file, not an unencrypted Ed25519 key in PEM, or readable by others than its owner.
+        """
+        try:
+            if path.stat().st_mode & 0o077:
+                raise Misconfigured(
+                    f"The key {path.name} is not used.", "Others can read it.", f"Run: chmod 600 {path.name}"
+                )
+            private = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except FileNotFoundError:
+            raise Misconfigured(f"There is no key {path.name}.", "", "Give the path of a key, or make one.") from None
+        except (ValueError, TypeError):
+            private = None
+        if not isinstance(private, Ed25519PrivateKey):
+            raise Misconfigured(f"{path.name} is not an Ed25519 key in PEM.", "", "Give the key that Manikin wrote.")
+        return cls(private)
+
+    def save(self, path: Path) -> None:
+        """Write PKCS8 PEM, mode 0600; an existing key is never overwritten.
+
+        Raises:
+            Misconfigured: a file is there already.
+            StorageFailure: the disk is full or not writable.
+        """
+        if path.exists():
+            raise Misconfigured(f"{path.name} exists.", "A key is never overwritten.", "Choose another name.")
+        pem = self._private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_atomically(path, pem, mode=0o600)
+
+    @property
+    def public_key(self) -> bytes:
+        """32 raw bytes."""
+        return self._private.public_key().public_bytes_raw()
+
+    def trusted(self, name: str, role: Role) -> TrustedKey:
+        """The public half, as a trust file lists it."""
+        return TrustedKey(name, role, self.public_key)
+
+    def sign(self, message: bytes) -> bytes:
+        return self._private.sign(message)
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _TrustEntry(_Closed):
+    name: str = Field(min_length=1, max_length=200)
+    role: Role
+    public_key: str
+
+
+class _TrustFile(_Closed):
+    schema_version: Literal[1] = Field(alias="schema")
+    keys: list[_TrustEntry] = Field(min_length=1)
+
+
+def write_trust(path: Path, keys: Iterable[TrustedKey]) -> None:
+    """Write a trust file: to be handed over by another way than what it verifies."""
+    entries = [
+        {"name": key.name, "role": key.role, "public_key": base64.b64encode(key.public_key).decode()} for key in keys
+    ]
+    write_atomically(path, json.dumps({"schema": 1, "keys": entries}, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def load_trust(path: Path) -> tuple[TrustedKey, ...]:
+    """The keys of a trust file.
+
+    Raises:
+        VerificationFailed: the file is missing, malformed, names a key twice or an unknown role.
+    """
+    next_step = "Ask the coordinator for it by another way than the bundle, and compare the fingerprint by voice."
+    try:
+        content = _TrustFile.model_validate(json.loads(path.read_bytes()))
+        keys = tuple(TrustedKey(k.name, k.role, base64.b64decode(k.public_key, validate=True)) for k in content.keys)
+    except FileNotFoundError:
+        raise VerificationFailed(f"There is no trust file {path}.", "", next_step) from None
+    except (OSError, ValidationError, ValueError, RecursionError):
+        raise VerificationFailed(f"{path.name} is not a trust file.", "", next_step) from None
+    if any(len(k.public_key) != PUBLIC_KEY_BYTES for k in keys) or len({k.public_key for k in keys}) != len(keys):
+        raise VerificationFailed(f"{path.name} is refused.", "A key is repeated or not Ed25519.", next_step)
+    return keys
