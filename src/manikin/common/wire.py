@@ -1,0 +1,98 @@
+"""What crosses the wall between coordinator and hospital: tasks in, replies out. Message types only, no transport.
+
+A task names the plan and a step of it; its digest covers every byte, so that a hospital can tell the same request
+from a changed one. Arrays are dense, of a few plain dtypes, bounded in number and size, and finite.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import rfc8785
+from numpy.typing import NDArray
+
+from manikin.common.errors import ProtocolViolation
+
+ARRAYS_MAX = 4096  # a generator has a few hundred tensors
+ARRAYS_BYTES_MAX = 1 << 30  # one gibibyte: the largest generator and synthetic set that a task may carry
+DTYPES = frozenset({"float32", "float64", "int64", "uint8"})
+
+ACTIONS = ("open", "release", "train", "audit")
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the coordinator asks of one hospital.
+
+    Args:
+        plan_digest: SHA-256 of the plan, hex; for `open` the digest of the plan that the parameters carry.
+        step: position in the plan; a hospital does each step once.
+        action: one of `ACTIONS`.
+        parameters: JSON values.
+        arrays: named arrays.
+    """
+
+    plan_digest: str
+    step: int
+    action: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over every byte of the request."""
+        head = {
+            "plan": self.plan_digest,
+            "step": self.step,
+            "action": self.action,
+            "parameters": self.parameters,
+            "arrays": describe_arrays(self.arrays),
+        }
+        return hashlib.sha256(rfc8785.dumps(head)).digest()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one hospital answers: arrays made by a charged mechanism, or nothing but the acknowledgement."""
+
+    arrays: Arrays = field(default_factory=dict)
+    name: str = ""
+
+
+def describe_arrays(arrays: Arrays) -> dict[str, dict[str, Any]]:
+    """Dtype, shape and SHA-256 of each array, in the order of their names."""
+    return {
+        name: {
+            "dtype": str(array.dtype),
+            "shape": list(array.shape),
+            "sha256": hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest(),
+        }
+        for name, array in sorted(arrays.items())
+    }
+
+
+def check_arrays(arrays: Arrays) -> None:
+    """Refuse arrays that are too many, too large, of another dtype, or not finite.
+
+    Raises:
+        ProtocolViolation: names the first array that breaks a rule.
+    """
+    if len(arrays) > ARRAYS_MAX:
+        raise _violation(f"It carries {len(arrays)} arrays, more than {ARRAYS_MAX}.")
+    if sum(a.nbytes for a in arrays.values()) > ARRAYS_BYTES_MAX:
+        raise _violation(f"Its arrays are larger than {ARRAYS_BYTES_MAX} bytes together.")
+    for name, array in arrays.items():
+        if str(array.dtype) not in DTYPES:
+            raise _violation(f"Array {name!r} has dtype {array.dtype}, which is not one of {sorted(DTYPES)}.")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise _violation(f"Array {name!r} has values that are not finite.")
+
+
+def _violation(why: str) -> ProtocolViolation:
+    return ProtocolViolation("A message was refused.", why, "Ask the sender which version it runs.")

@@ -1,0 +1,26 @@
+"""How the coordinator reaches hospitals: one call, whatever carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from manikin.common.wire import Reply, Task
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A hospital that did not answer, and the code of the reason: a refusal's code, `lost` or `deadline`."""
+
+    code: str
+
+
+class Channel(Protocol):
+    """Hospitals by name, in a fixed order."""
+
+    names: tuple[str, ...]
+
+    def ask(self, tasks: Mapping[str, Task], *, deadline_s: float) -> dict[str, Reply | Missing]:
+        """One answer for each hospital asked; never raises for a hospital's sake."""
+        ...

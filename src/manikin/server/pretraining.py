@@ -1,0 +1,68 @@
+"""What the coordinator does without any patient: simulated scans, pre-training, and taking over a release."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from manikin import __version__
+from manikin.common import phantoms
+from manikin.common.files import write_atomically
+from manikin.common.generators import Generator
+from manikin.common.study import Data, PretrainStage
+
+if TYPE_CHECKING:
+    from manikin.server.rounds import Phase
+
+
+def prior_images(stage: PretrainStage, data: Data, *, progress: Callable[[int], None] | None = None) -> Tensor:
+    """Simulated scans of the public population, float32 (count, channels, *shape) in [-1, 1]."""
+    kind = stage.phantom or phantoms.phantom_for(data.modality)
+    public = phantoms.population("public", kind)
+    simulated = phantoms.simulate(public, shape=data.shape, count=stage.count, seed=stage.seed, progress=progress)
+    images = torch.from_numpy(simulated.images)
+    return images.expand(-1, len(data.channels), *data.shape).contiguous()
+
+
+def pretrain(
+    generator: Generator, prior: Tensor, stage: PretrainStage, *, progress: Callable[[int], None] | None = None
+) -> None:
+    """Teach a generator anatomy, if its family learns by gradients; the result is kept in a cache.
+
+    The cache holds nothing of any patient: its key is the digest of the simulated scans, the spec and the stage.
+    """
+    if not hasattr(generator, "pretrain"):
+        return
+    file = _cache_file(generator, prior, stage)
+    if file.exists():
+        generator.load_state(load_file(file))
+        return
+    source = torch.Generator().manual_seed(stage.seed)
+    generator.pretrain(prior, None, steps=stage.steps, generator=source, progress=progress)
+    state = {name: tensor.detach().contiguous() for name, tensor in generator.state().items()}
+    write_atomically(file, save_tensors(state))
+
+
+def _cache_file(generator: Generator, prior: Tensor, stage: PretrainStage) -> Path:
+    root = os.environ.get("MANIKIN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "manikin"
+    key = hashlib.sha256(prior.numpy().tobytes())
+    key.update(json.dumps([generator.spec.to_json(), stage.steps, stage.seed, __version__, torch.__version__]).encode())
+    return Path(root) / "pretrain" / f"{key.hexdigest()}.safetensors"
+
+
+def adapt(generator: Generator, released: Generator, prior: Tensor | None, *, seed: int, phase: Phase) -> None:
+    """Carry a release's class statistics into the generator: post-processing, no patient is looked at."""
+    if not hasattr(generator, "adapt"):
+        return
+    source = torch.Generator().manual_seed(seed)
+    with phase("Carrying the release into the generator", None) as advance:
+        generator.adapt(released, prior, generator=source, progress=advance)

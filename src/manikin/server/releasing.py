@@ -1,0 +1,63 @@
+"""From a finished generator to a signed bundle, and the coordinator's key that signs it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from manikin.common.documents import SigningKey, write_trust
+from manikin.common.generators import Generator
+from manikin.common.plan import Plan
+from manikin.common.release import ReleaseFacts, write_bundle
+from manikin.privacy.accounting import Epsilon
+from manikin.privacy.budget import plan_epsilon, plan_mechanisms
+
+AUDIT_STATEMENT = (
+    "Each hospital ran a membership-inference test and a nearest-neighbour re-identification test on this generator. "
+    "Their answers were computed from patients, not noised and not charged to ε, so they stay in the hospitals "
+    "and are not part of this bundle."
+)
+
+
+def coordinator_key(folder: Path) -> SigningKey:
+    """The coordinator's key of a run folder, made on first use; private to its owner."""
+    file = folder / "keys" / "coordinator.pem"
+    if file.exists():
+        return SigningKey.load(file)
+    key = SigningKey.generate()
+    key.save(file)
+    return key
+
+
+def release(
+    folder: Path, *, plan: Plan, generator: Generator, hospitals: int, created: str, audit_statement: str
+) -> tuple[Path, Path, Epsilon]:
+    """Write and sign the bundle; returns the bundle, the trust file beside it, and ε.
+
+    Raises:
+        StorageFailure: the disk is full; no bundle is left behind.
+    """
+    study = plan.study
+    privacy = study.privacy
+    spent = plan_epsilon(plan)
+    key = coordinator_key(folder)
+    facts = ReleaseFacts(
+        plan=plan.to_dict(),
+        plan_digest=plan.digest,
+        hospitals=hospitals,
+        epsilon=spent.value,
+        delta=privacy.delta,
+        unit=privacy.unit,
+        multiplicity=privacy.multiplicity,
+        mode=study.federation.mode,
+        accountants={"pld": spent.pld, "opacus": spent.opacus},
+        mechanisms=[asdict(mechanism) for mechanism in plan_mechanisms(plan)],
+        data=study.data.model_dump(mode="json"),
+        audit_statement=audit_statement,
+        code_version=plan.code_version,
+        created=created,
+    )
+    bundle, trust = folder / "release", folder / "trust.json"
+    write_bundle(bundle, generator=generator, facts=facts, signer=key)
+    write_trust(trust, {"coordinator": key.public})
+    return bundle, trust, spent

@@ -1,0 +1,188 @@
+"""The round loop: stage by stage, with a stated quorum, a checkpoint after each move, and resumption.
+
+A *move* is pre-training, one release, or one round of training. Moves are deterministic given the plan and the
+hospitals' answers, and hospitals answer a step with the same bytes again; so a run that was killed and resumed
+ends with the same generator as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manikin.common import generators
+from manikin.common.errors import TransportFailure
+from manikin.common.generators import Generator, Releasable
+from manikin.common.plan import Plan, Step
+from manikin.common.study import PretrainStage, ReleaseStage, TrainStage
+from manikin.common.wire import Arrays, Reply, Task
+from manikin.server.aggregation import add_sums, average_states
+from manikin.server.channel import Channel, Missing
+from manikin.server.checkpoints import Checkpoint, Checkpoints
+from manikin.server.pretraining import adapt, prior_images, pretrain
+
+Advance = Callable[[int], None]
+Phase = Callable[[str, int | None], contextlib.AbstractContextManager[Advance]]
+
+
+@contextlib.contextmanager
+def silent(title: str, total: int | None) -> Iterator[Advance]:
+    """A phase that shows nothing."""
+    del title, total
+    yield lambda units: None
+
+
+@dataclass(frozen=True)
+class Move:
+    """One entry of the loop: a stage, and for a stage that asks hospitals, the step."""
+
+    stage: int
+    step: Step | None
+
+
+class Rounds:
+    """One run of a plan over a channel.
+
+    Args:
+        plan: the plan.
+        channel: the hospitals.
+        checkpoints: where the run stands.
+        phase: shows progress.
+    """
+
+    def __init__(self, plan: Plan, channel: Channel, checkpoints: Checkpoints, *, phase: Phase = silent) -> None:
+        self.plan, self.channel, self.checkpoints, self.phase = plan, channel, checkpoints, phase
+        self.checkpoint = checkpoints.load() or Checkpoint()
+        self.generator = generators.create(plan.generator_spec())
+
+    def run(self) -> Generator:
+        """All moves that are not done yet; the generator after the last.
+
+        Raises:
+            TransportFailure: fewer hospitals than the quorum answered; what is done stands in the checkpoint.
+        """
+        self.ask(self.plan.steps()[0], parameters=self.plan.to_dict())
+        if self.checkpoint.done:
+            self.generator.load_state(self.checkpoint.state)
+        for number, move in enumerate(self.moves()):
+            if number < self.checkpoint.done:
+                continue
+            started = time.monotonic()
+            kind = self._do(move)
+            spent = self.checkpoint.seconds
+            spent[kind] = spent.get(kind, 0.0) + time.monotonic() - started
+            self.checkpoint.done, self.checkpoint.state = number + 1, self.generator.state()
+            self.checkpoints.save(self.checkpoint)
+        return self.generator
+
+    def moves(self) -> list[Move]:
+        """The plan as a list of moves, in order."""
+        asked: dict[int, list[Step]] = {}
+        for step in self.plan.steps():
+            asked.setdefault(step.stage, []).append(step)
+        return [Move(n, step) for n in range(len(self.plan.study.stage)) for step in asked.get(n, [None])]
+
+    def _do(self, move: Move) -> str:
+        stage = self.plan.study.stage[move.stage]
+        if isinstance(stage, PretrainStage):
+            self._pretrain(stage)
+        elif isinstance(stage, ReleaseStage):
+            self._release(stage, move)
+        else:
+            self._train(stage, move)
+        return stage.kind
+
+    @cached_property
+    def prior(self) -> Tensor | None:
+        """Simulated images of the plan's pre-training, made again from its seed; None without such a stage."""
+        stages = [s for s in self.plan.study.stage if isinstance(s, PretrainStage)]
+        if not stages:
+            return None
+        with self.phase("Simulating scans", stages[0].count) as advance:
+            return prior_images(stages[0], self.plan.study.data, progress=advance)
+
+    def _pretrain(self, stage: PretrainStage) -> None:
+        assert self.prior is not None
+        with self.phase("Learning anatomy from simulated scans", stage.steps) as advance:
+            pretrain(self.generator, self.prior, stage, progress=advance)
+
+    def _release(self, stage: ReleaseStage, move: Move) -> None:
+        spec = self.plan.release_spec(stage)
+        own = spec == self.generator.spec
+        family = self.generator if own else generators.create(spec)
+        if self.prior is not None and hasattr(family, "set_prior"):
+            family.set_prior(self.prior)
+        assert isinstance(family, Releasable)
+        assert move.step is not None
+        replies = self.ask(move.step, arrays=to_numpy(family.state()))
+        total = add_sums([np.asarray(reply.arrays["sum"]) for reply in replies.values()])
+        noise = self.plan.noise_multipliers[move.stage]
+        assert noise is not None
+        family.fit(total, noise_std=noise * family.norm_bound * len(replies) ** 0.5)
+        if not own:
+            adapt(self.generator, family, self.prior, seed=move.stage, phase=self.phase)
+
+    def _train(self, stage: TrainStage, move: Move) -> None:
+        assert move.step is not None
+        replies = self.ask(move.step, arrays=to_numpy(self.generator.state()))
+        weights = self._weights(list(replies))
+        self.generator.load_state(
+            average_states(self.generator.state(), [reply.arrays for reply in replies.values()], weights)
+        )
+
+    def _weights(self, names: list[str]) -> list[float]:
+        planned = self.plan.study.federation.weights
+        if planned == "equal":
+            return [1.0] * len(names)
+        assert not isinstance(planned, str)
+        return [planned[self.channel.names.index(name)] for name in names]
+
+    def ask(
+        self, step: Step, *, parameters: Mapping[str, Any] | None = None, arrays: Arrays | None = None
+    ) -> dict[str, Reply]:
+        """Ask every hospital one step; the replies by name, in the channel's order.
+
+        Raises:
+            TransportFailure: fewer than the quorum answered; names each that did not, and the code of its reason.
+        """
+        task = Task(self.plan.digest, step.index, step.action, parameters or {}, arrays or {})
+        federation = self.plan.study.federation
+        with self.phase(self._title(step), len(self.channel.names)) as advance:
+            answers = self.channel.ask(dict.fromkeys(self.channel.names, task), deadline_s=federation.round_deadline_s)
+            advance(len(answers))
+        missing = {name: answer.code for name, answer in answers.items() if isinstance(answer, Missing)}
+        if missing:
+            self.checkpoint.attendance[str(step.index)] = missing
+        replies = {name: answers[name] for name in self.channel.names if isinstance(answers[name], Reply)}
+        if len(replies) < federation.quorum:
+            raise TransportFailure(
+                f"{len(replies)} of {len(answers)} hospitals answered step {step.index} ({step.action}), "
+                f"and the quorum is {federation.quorum}.",
+                "Missing: " + ", ".join(f"{name} ({code})" for name, code in missing.items()) + ".",
+                "Mend the cause at those hospitals, then run the same command with --resume.",
+            )
+        return {name: reply for name, reply in replies.items() if isinstance(reply, Reply)}
+
+    def _title(self, step: Step) -> str:
+        if step.action == "train":
+            stage = self.plan.study.stage[step.stage]
+            assert isinstance(stage, TrainStage)
+            return f"Hospitals train privately, round {step.round + 1} of {stage.rounds}"
+        return {
+            "open": "Hospitals check the plan and load their cohorts",
+            "release": "Hospitals release one noisy sum each",
+            "audit": "Hospitals audit the generator",
+        }[step.action]
+
+
+def to_numpy(state: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    """A state as it travels."""
+    return {name: tensor.detach().to(torch.device("cpu")).contiguous().numpy() for name, tensor in state.items()}
