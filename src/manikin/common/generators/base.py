@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from manikin.common.errors import Misconfigured, ProtocolViolation
 from manikin.common.images import Patient
 
 
@@ -91,3 +93,48 @@ class Releasable(Protocol):
     def fit(self, noisy_sum: NDArray[np.float64], *, noise_std: float) -> None:
         """Post-processing of the released sum; `noise_std` is the noise of one coordinate, in the sum's units."""
         ...
+
+
+def read_options(spec: GeneratorSpec, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec's options over a family's defaults.
+
+    Raises:
+        Misconfigured: an option is unknown, or not of its default's type.
+    """
+    unknown = sorted(set(spec.options) - set(defaults))
+    if unknown:
+        raise Misconfigured(
+            f"The generator family {spec.family!r} has no option {', '.join(map(repr, unknown))}.",
+            f"Its options are {', '.join(sorted(defaults))}.",
+            "Correct [generator] or the release stage in the study.",
+        )
+    for name, value in spec.options.items():
+        wanted = (int, float) if isinstance(defaults[name], float) else type(defaults[name])
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise Misconfigured(f"The option {name!r} should be like {defaults[name]!r}.", "", "Correct the study.")
+        if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
+            raise Misconfigured(
+                f"The option {name!r} must be a finite number and not negative.", "", "Correct the study."
+            )
+    return {**defaults, **spec.options}
+
+
+def check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, free: Collection[str] = ()) -> None:
+    """Refuse a state whose names, shapes, dtypes or finiteness do not fit; those in `free` may differ in length.
+
+    Raises:
+        ProtocolViolation: says which tensor, never its values.
+    """
+    problems = sorted(set(state) ^ set(wanted))
+    for name in sorted(set(state) & set(wanted)):
+        skip = 1 if name in free else 0
+        same_shape = state[name].ndim == wanted[name].ndim and state[name].shape[skip:] == wanted[name].shape[skip:]
+        fits = same_shape and state[name].dtype == wanted[name].dtype
+        if not fits or not bool(torch.isfinite(state[name]).all()):
+            problems.append(name)
+    if problems:
+        raise ProtocolViolation(
+            "A generator state does not fit its spec.",
+            f"These tensors are missing, unexpected, misshapen or not finite: {', '.join(problems)}.",
+            "Use the spec that the state was made with.",
+        )

@@ -1,0 +1,242 @@
+"""The `diffusion` family: a denoiser that learns anatomy from public images, classes from a release, and a little more.
+
+Three sources, in this order: `pretrain` on phantoms (no privacy cost), `adapt` to the moments of a release (only
+post-processing), then gradients of patients through `loss`, which the privacy engine clips and noises and which may
+move `private_parameters` only. Samples start from the released Gaussian of their class at a noise level where that is
+nearly the truth, and end with their low frequencies moved onto the released moments. The state carries all of it.
+
+>>> spec = GeneratorSpec("diffusion", 1, (8, 8), ("a", "b"), {"channels": 8, "sampler_steps": 2})
+>>> Diffusion(spec).sample(torch.tensor([0, 1]), generator=torch.Generator().manual_seed(0)).shape
+torch.Size([2, 1, 8, 8])
+
+Karras et al., "Elucidating the design space of diffusion-based generative models", 2022 (EDM); warm-up by a release
+as in FETA-Pro (Gong et al., 2026); start from the Gaussian: Wang and Vastola 2024.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from manikin.common.errors import Misconfigured
+from manikin.common.generators.base import GeneratorSpec, check_state, read_options
+from manikin.common.generators.moments import Moments
+from manikin.common.generators.release import ReleasedMoments
+from manikin.common.generators.unet import UNet, UNetShape
+
+OPTIONS = {
+    "channels": 16,
+    "levels": 2,
+    "embedding": 8,
+    "patch": 2,
+    "private_parameters": ["film", "embedding", "output"],
+    "label_dropout": 0.1,
+    "guidance": 1.0,
+    "sampler_steps": 10,
+    "matching": 1.0,
+}
+SIGMA_DATA, SIGMA_MIN, SIGMA_MAX, RHO = 0.5, 0.02, 20.0, 5.0
+LOG_SIGMA_MEAN, LOG_SIGMA_STD = -0.8, 1.3
+GOLDEN = 0.6180339887498949
+SAMPLE_BATCH = 128
+TRAIN_BATCH = 64
+LEARNING_RATE = 2e-3
+
+
+class Diffusion:
+    """Class-conditional EDM denoiser with released moments."""
+
+    def __init__(self, spec: GeneratorSpec) -> None:
+        self.spec = spec
+        self.options = read_options(spec, OPTIONS)
+        classes = len(spec.labels)
+        width, levels = int(self.options["channels"]), int(self.options["levels"])
+        size, patch = int(self.options["embedding"]), int(self.options["patch"])
+        shape = UNetShape(spec.spatial_dims, spec.channels, classes, width, levels, size, patch)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.net = UNet(shape)
+        self.released = ReleasedMoments.empty(spec)
+        self._private_names()
+
+    def _private_names(self) -> list[str]:
+        names = list(self.options["private_parameters"])
+        known = self.net.groups()
+        if not names or not set(names) <= set(known):
+            raise Misconfigured(
+                "private_parameters names no group, or one that this network lacks.",
+                f"The groups are {', '.join(known)}.",
+                "Correct [generator] private_parameters.",
+            )
+        return names
+
+    def private_parameters(self) -> Iterable[torch.nn.Parameter]:
+        """The parameters of the groups that the plan names, each once."""
+        groups = self.net.groups()
+        chosen = {id(p): p for name in self._private_names() for p in groups[name]}
+        return list(chosen.values())
+
+    def denoise(self, noisy: Tensor, sigma: Tensor, conditions: Tensor) -> Tensor:
+        """Preconditioned denoiser D(x; sigma, class); sigma (n,)."""
+        s = sigma.reshape(-1, *[1] * (noisy.ndim - 1))
+        total = s.square() + SIGMA_DATA**2
+        out = self.net(noisy / total.sqrt(), sigma.log() / 4, conditions)
+        denoised: Tensor = noisy * SIGMA_DATA**2 / total + out * s * SIGMA_DATA / total.sqrt()
+        return denoised
+
+    def loss(self, images: Tensor, conditions: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Weighted denoising error (n,), one scalar an image; noise levels are spread evenly over the rows.
+
+        Repeat an image K times to average K draws: neighbouring rows get well separated noise levels. Label dropout
+        and noise are drawn for each row from `generator`, never from the images.
+        """
+        n = len(images)
+        quantile = (torch.rand((), generator=generator) + torch.arange(n) * GOLDEN) % 1
+        normal = math.sqrt(2) * torch.erfinv((2 * quantile - 1).clamp(-0.999, 0.999))
+        sigma = (LOG_SIGMA_MEAN + LOG_SIGMA_STD * normal).exp()
+        dropped = torch.rand(n, generator=generator) < float(self.options["label_dropout"])
+        labels = torch.where(dropped, len(self.spec.labels), conditions)
+        noise = torch.randn(images.shape, generator=generator)
+        shape = (-1, *[1] * (images.ndim - 1))
+        denoised = self.denoise(images + sigma.reshape(shape) * noise, sigma, labels)
+        weight = (sigma.square() + SIGMA_DATA**2) / (sigma * SIGMA_DATA).square()
+        return weight * (denoised - images).square().flatten(1).mean(1)
+
+    def pretrain(
+        self,
+        images: Tensor,
+        conditions: Tensor | None,
+        *,
+        steps: int,
+        generator: torch.Generator,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Learn from public images alone (Adam, learning rate falling to 0); no privacy cost.
+
+        Args:
+            images: float32 (n, c, *spatial) in [-1, 1].
+            conditions: int64 (n,), or None for images of no class (the null class).
+            steps: gradient steps of 64 images.
+            generator: source of batches, noise levels and noise.
+            progress: called with 1 after each step.
+        """
+        null = torch.full((len(images),), len(self.spec.labels))
+        labels = null if conditions is None else conditions
+
+        def batch() -> tuple[Tensor, Tensor]:
+            chosen = torch.randint(len(images), (TRAIN_BATCH,), generator=generator)
+            return images[chosen], labels[chosen]
+
+        self._train(batch, steps, generator, progress)
+
+    def adapt(
+        self,
+        moments: Moments,
+        prior_images: Tensor,
+        *,
+        steps: int,
+        generator: torch.Generator,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Learn classes from a fitted release: train on public images moved onto its moments, and keep the moments.
+
+        Args as in `pretrain`; `moments` is fitted, `prior_images` are those given to `moments.set_prior`.
+        """
+        classes = len(self.spec.labels)
+        self.released = ReleasedMoments.of(moments)
+
+        def batch() -> tuple[Tensor, Tensor]:
+            labels = torch.randint(classes, (TRAIN_BATCH,), generator=generator)
+            chosen = prior_images[torch.randint(len(prior_images), (TRAIN_BATCH,), generator=generator)]
+            return moments.transport(chosen, labels, generator=generator), labels
+
+        self._train(batch, steps, generator, progress)
+
+    def _train(
+        self,
+        batch: Callable[[], tuple[Tensor, Tensor]],
+        steps: int,
+        generator: torch.Generator,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        optimiser = torch.optim.Adam(self.net.parameters(), LEARNING_RATE, betas=(0.9, 0.99))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
+        )
+        for _ in range(steps):
+            images, labels = batch()
+            optimiser.zero_grad(set_to_none=True)
+            self.loss(images, labels, generator=generator).mean().backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            if progress is not None:
+                progress(1)
+        optimiser.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def sample(self, conditions: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Images float32 (n, c, *spatial) in [-1, 1] for class indices int64 (n,), by Heun's method.
+
+        Noise is drawn for all images first, and batches of 128 only bound memory. The final matching to the
+        released moments uses the whole call, so ask for at least some hundred images at once where counts allow.
+        """
+        size = (len(conditions), self.spec.channels, *self.spec.shape)
+        levels = noise_levels(int(self.options["sampler_steps"]), self.released.start_sigma())
+        start = self.released.draw(conditions, generator) + levels[0] * torch.randn(size, generator=generator)
+        parts = [
+            self._solve(noisy, labels, levels)
+            for noisy, labels in zip(
+                torch.split(start, SAMPLE_BATCH), torch.split(conditions, SAMPLE_BATCH), strict=True
+            )
+        ]
+        images = torch.cat(parts)
+        return self.released.match(images, conditions, strength=float(self.options["matching"])).clamp(-1, 1)
+
+    def _solve(self, x: Tensor, conditions: Tensor, levels: list[float]) -> Tensor:
+        for sigma, following in zip(levels, [*levels[1:], 0.0], strict=True):
+            slope = (x - self._guided(x, sigma, conditions)) / sigma
+            ahead = x + (following - sigma) * slope
+            if following > 0:
+                second = (ahead - self._guided(ahead, following, conditions)) / following
+                ahead = x + (following - sigma) * 0.5 * (slope + second)
+            x = ahead
+        return x
+
+    def _guided(self, x: Tensor, sigma: float, conditions: Tensor) -> Tensor:
+        level, guidance = torch.full((len(x),), sigma), float(self.options["guidance"])
+        with_class = self.denoise(x, level, conditions)
+        if guidance == 1.0:
+            return with_class
+        without = self.denoise(x, level, torch.full_like(conditions, len(self.spec.labels)))
+        return without + guidance * (with_class - without)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights as `net.*` and the released moments as `released.*`, float32."""
+        weights = {f"net.{name}": tensor.detach().clone() for name, tensor in self.net.state_dict().items()}
+        return weights | {f"released.{name}": tensor.clone() for name, tensor in self.released.state().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state; the number of released coefficients is read from it.
+
+        Raises:
+            ProtocolViolation: names, shapes or dtypes do not fit the spec, or a value is not finite.
+        """
+        released = {name[9:]: tensor for name, tensor in state.items() if name.startswith("released.")}
+        wanted = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
+        check_state({n: t for n, t in state.items() if not n.startswith("released.")}, wanted)
+        self.released = ReleasedMoments.from_state(self.spec, released)
+        self.net.load_state_dict({name[4:]: state[name] for name in wanted})
+
+
+def noise_levels(steps: int, highest: float) -> list[float]:
+    """Karras' schedule from `highest` down to 0.02, `steps` levels.
+
+    >>> [round(s, 3) for s in noise_levels(3, 20.0)]
+    [20.0, 1.916, 0.02]
+    """
+    low, high = SIGMA_MIN ** (1 / RHO), highest ** (1 / RHO)
+    return [(high + i / max(steps - 1, 1) * (low - high)) ** RHO for i in range(max(steps, 1))]
