@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manikin.common.errors import Misconfigured, VerificationFailed
-from manikin.common.keys import SigningKey, TrustedKey, fingerprint, key_digest, load_trust, write_trust
+from manikin.common.keys import Role, SigningKey, TrustedKey, fingerprint, key_digest, load_trust, write_trust
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -165,14 +165,19 @@ class _Statement(_Closed):
 
 
 def open_envelope(
-    content: bytes, trusted_keys: Collection[TrustedKey] | None, *, predicate_type: str
+    content: bytes,
+    trusted_keys: Collection[TrustedKey] | None,
+    *,
+    predicate_type: str,
+    role: Role = "coordinator",
 ) -> OpenedStatement:
     """The statement, if at least one trusted key signed exactly these bytes and no trusted key's signature is wrong.
 
     Args:
         content: the envelope.
-        trusted_keys: keys that may sign this type; None checks everything but signatures and names no signer.
+        trusted_keys: keys of a trust file; None checks everything but signatures and names no signer.
         predicate_type: the only type accepted.
+        role: only keys of this role count.
 
     Raises:
         VerificationFailed: oversize, malformed, of another type, signed by nobody trusted, or signed wrongly.
@@ -183,7 +188,9 @@ def open_envelope(
     envelope = _parse(_Envelope, content)
     payload = _decode(envelope.payload)
     # (2) A trusted key signed these bytes; nothing inside them is looked at before that.
-    signers = () if trusted_keys is None else _check_signatures(envelope, payload, trusted_keys)
+    signers: tuple[str, ...] = ()
+    if trusted_keys is not None:
+        signers = _check_signatures(envelope, payload, [key for key in trusted_keys if key.role == role])
     # (3) The payload is a statement of the type asked for, in its one canonical form.
     raw = _parse(_Statement, payload)
     if raw.predicate_type != predicate_type:
@@ -248,6 +255,7 @@ def _refused(why: str) -> VerificationFailed:
 
 __all__ = [
     "OpenedStatement",
+    "Role",
     "SigningKey",
     "Statement",
     "Subject",

@@ -23,7 +23,7 @@ from manikin.common.files import write_atomically
 
 PUBLIC_KEY_BYTES = 32
 
-Role = Literal["coordinator"]
+Role = str  # "coordinator"; a trust file with any other is refused
 
 
 def key_digest(public_key: bytes) -> str:
@@ -123,7 +123,7 @@ class _Closed(BaseModel):
 
 class _TrustEntry(_Closed):
     name: str = Field(min_length=1, max_length=200)
-    role: Role
+    role: Literal["coordinator"]
     public_key: str
 
 

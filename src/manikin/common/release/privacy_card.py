@@ -1,0 +1,110 @@
+"""The privacy card: what is promised to whom, by which mechanisms, on whose word, and what is not promised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from manikin.common.release.facts import ReleaseFacts
+
+TRUSTED = (
+    "Each hospital's own software, machine and random numbers: they clip and add noise before anything leaves.",
+    "Each hospital's statement about which images belong to one {unit}.",
+    "The plan's numbers (window, labels, batch size, sample rate) were chosen without looking at these patients.",
+)
+TRUSTED_LOCAL = (
+    "Not trusted with privacy: the coordinator, the other hospitals, and whoever holds this release. Each hospital's "
+    "messages satisfy the guarantee by themselves, so it holds for all of them together with the release."
+)
+NOT_PROTECTED = (
+    "A patient in more hospitals than the stated multiplicity.",
+    "What is true of the population: learning that a finding goes with an age group is not prevented, nor meant to be.",
+    "A hospital that lies about its data or does not run this software.",
+    "Choices made by looking at patients outside of the plan, such as tuning by hand.",
+    "Withdrawal after training: a patient's effect is bounded, not removable.",
+    "Attacks on floating-point noise (Mironov 2012) and side channels are mitigated, not excluded.",
+    "Copies: coordinator and hospitals held the weights before this release.",
+)
+IMAGE_UNIT = (
+    "The guarantee is for one image, since the data carry no patient ids. Someone with k images is protected by the "
+    "weaker guarantee of a group of k: k times ε, and a δ that grows with it."
+)
+
+
+def privacy_record(facts: ReleaseFacts) -> dict[str, Any]:
+    """privacy.json: the card for programs."""
+    return {
+        "schema": 1,
+        "unit": facts.unit,
+        "neighbouring": f"add or remove one {facts.unit}",
+        "epsilon": facts.epsilon,
+        "delta": facts.delta,
+        "multiplicity": facts.multiplicity,
+        "mode": facts.mode,
+        "hospitals": facts.hospitals,
+        "accountants": dict(facts.accountants),
+        "mechanisms": facts.mechanisms,
+        "plan_digest": facts.plan_digest,
+        "trusted": _trusted(facts),
+        "not_protected": _not_protected(facts),
+        "audit": facts.audit_statement,
+    }
+
+
+def privacy_card(facts: ReleaseFacts) -> str:
+    """PRIVACY.md: the card for people."""
+    accountants = ", ".join(f"{name} {value:.4g}" for name, value in facts.accountants.items())
+    return f"""# Privacy card: {facts.study_name}
+
+Whoever sees this release, and every message of its training, can hardly tell whether any one {facts.unit} was used.
+
+| | |
+|---|---|
+| unit | {facts.unit} |
+| neighbouring data sets | differ by adding or removing one {facts.unit} |
+| ε | {facts.epsilon:.4g} (the larger of both accountants: {accountants}) |
+| δ | {facts.delta:.4g} |
+| multiplicity | holds for a patient in up to {facts.multiplicity} hospital(s) |
+| mode | {facts.mode} |
+| hospitals | {facts.hospitals} |
+| plan | sha256:{facts.plan_digest} |
+
+## Mechanisms, at each hospital
+
+{_mechanism_table(facts)}
+
+σ is the noise's standard deviation in units of the largest contribution of one {facts.unit}, q the chance of each to
+be drawn in a step (Poisson sampling).
+
+## What is trusted
+
+{_bullets(_trusted(facts))}
+
+## What is not protected
+
+{_bullets(_not_protected(facts))}
+
+## Audit
+
+{facts.audit_statement}
+"""
+
+
+def _trusted(facts: ReleaseFacts) -> list[str]:
+    local = [TRUSTED_LOCAL] if facts.mode == "local" else []
+    return [text.format(unit=facts.unit) for text in TRUSTED] + local
+
+
+def _not_protected(facts: ReleaseFacts) -> list[str]:
+    return ([IMAGE_UNIT] if facts.unit == "image" else []) + list(NOT_PROTECTED)
+
+
+def _mechanism_table(facts: ReleaseFacts) -> str:
+    rows = [
+        f"| {m.get('kind', '')} | {m.get('noise_multiplier', '')} | {m.get('sample_rate', 1)} | {m.get('steps', 1)} |"
+        for m in facts.mechanisms
+    ]
+    return "\n".join(["| mechanism | σ | q | steps |", "|---|---|---|---|", *rows])
+
+
+def _bullets(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
