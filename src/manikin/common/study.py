@@ -126,13 +126,18 @@ class PretrainStage(Section):
 
 
 class ReleaseStage(BaseModel):
-    """One noisy sum of a bounded statistic a patient, from each hospital."""
+    """One noisy sum of a bounded statistic a patient, from each hospital.
+
+    `adapt_steps`: gradient steps that carry the release into a generator of another family; no patient is looked at.
+    All other keys are options of the stage's family.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     kind: Literal["release"]
     family: str
     epsilon_share: Rate
+    adapt_steps: Annotated[int, Field(ge=0)] = 0
 
     @property
     def options(self) -> dict[str, Any]:

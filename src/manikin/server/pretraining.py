@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
@@ -16,12 +15,10 @@ from torch import Tensor
 
 from manikin import __version__
 from manikin.common import phantoms
+from manikin.common.errors import Misconfigured
 from manikin.common.files import write_atomically
 from manikin.common.generators import Generator
-from manikin.common.study import Data, PretrainStage
-
-if TYPE_CHECKING:
-    from manikin.server.rounds import Phase
+from manikin.common.study import Data, PretrainStage, ReleaseStage
 
 
 def prior_images(stage: PretrainStage, data: Data, *, progress: Callable[[int], None] | None = None) -> Tensor:
@@ -59,10 +56,24 @@ def _cache_file(generator: Generator, prior: Tensor, stage: PretrainStage) -> Pa
     return Path(root) / "pretrain" / f"{key.hexdigest()}.safetensors"
 
 
-def adapt(generator: Generator, released: Generator, prior: Tensor | None, *, seed: int, phase: Phase) -> None:
-    """Carry a release's class statistics into the generator: post-processing, no patient is looked at."""
-    if not hasattr(generator, "adapt"):
-        return
-    source = torch.Generator().manual_seed(seed)
-    with phase("Carrying the release into the generator", None) as advance:
-        generator.adapt(released, prior, generator=source, progress=advance)
+def adapt(
+    generator: Generator,
+    released: Generator,
+    prior: Tensor | None,
+    stage: ReleaseStage,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Carry a release's class statistics into the generator: post-processing, no patient is looked at.
+
+    Raises:
+        Misconfigured: the family takes nothing over from a release, or there is no pre-training to start from.
+    """
+    if prior is None or not hasattr(generator, "adapt"):
+        raise Misconfigured(
+            f"The release cannot be carried into the family {generator.spec.family!r}.",
+            "It needs a pretrain stage before it, and a family that takes a release over.",
+            "Add the stage, or release the generator's own family.",
+        )
+    source = torch.Generator().manual_seed(0)
+    generator.adapt(released, prior, steps=stage.adapt_steps, generator=source, progress=progress)

@@ -27,7 +27,7 @@ from manikin.common.wire import Arrays, Reply, Task
 from manikin.server.aggregation import add_sums, average_states
 from manikin.server.channel import Channel, Missing
 from manikin.server.checkpoints import Checkpoint, Checkpoints
-from manikin.server.pretraining import adapt, prior_images, pretrain
+from manikin.server.pretraining import adapt, pretrain, prior_images
 
 Advance = Callable[[int], None]
 Phase = Callable[[str, int | None], contextlib.AbstractContextManager[Advance]]
@@ -37,7 +37,7 @@ Phase = Callable[[str, int | None], contextlib.AbstractContextManager[Advance]]
 def silent(title: str, total: int | None) -> Iterator[Advance]:
     """A phase that shows nothing."""
     del title, total
-    yield lambda units: None
+    yield lambda _: None
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Rounds:
         elif isinstance(stage, ReleaseStage):
             self._release(stage, move)
         else:
-            self._train(stage, move)
+            self._train(move)
         return stage.kind
 
     @cached_property
@@ -128,9 +128,10 @@ class Rounds:
         assert noise is not None
         family.fit(total, noise_std=noise * family.norm_bound * len(replies) ** 0.5)
         if not own:
-            adapt(self.generator, family, self.prior, seed=move.stage, phase=self.phase)
+            with self.phase("Carrying the release into the generator", stage.adapt_steps) as advance:
+                adapt(self.generator, family, self.prior, stage, progress=advance)
 
-    def _train(self, stage: TrainStage, move: Move) -> None:
+    def _train(self, move: Move) -> None:
         assert move.step is not None
         replies = self.ask(move.step, arrays=to_numpy(self.generator.state()))
         weights = self._weights(list(replies))

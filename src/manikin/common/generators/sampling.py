@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manikin.common.generators.base import Generator
 
-CHUNK = 250  # images a call: bounds memory, and fixes the bytes for a seed
+CHUNK = 1000  # images a call: fixes the bytes for a seed; families bound memory within a call
 
 
 def draw(

@@ -1,0 +1,63 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of this repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real scans, which are not part of the repository; tests that need them skip where they are absent."""
+    folder = Path(os.environ.get("MANIKIN_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set MANIKIN_DATA")
+    return folder
+
+
+@pytest.fixture
+def study_dict() -> dict[str, Any]:
+    """A small study with every kind of stage, as its TOML file would give it."""
+    return {
+        "schema": 1,
+        "name": "small",
+        "data": {
+            "modality": "CR",
+            "spatial_dims": 2,
+            "shape": [8, 8],
+            "window": [0, 255],
+            "labels": ["normal", "ill"],
+            "patients_min": 10,
+            "split": {"train": 0.8, "holdout": 0.1, "calibration": 0.1},
+        },
+        "privacy": {"epsilon": 8.0, "delta": 1e-5, "unit": "patient", "multiplicity": 1},
+        "federation": {"mode": "local", "quorum": 2, "round_deadline_s": 120, "weights": "equal"},
+        "generator": {"family": "diffusion", "channels": 8, "private_parameters": ["film", "embedding", "output"]},
+        "stage": [
+            {"kind": "pretrain", "source": "phantoms", "count": 32, "steps": 2},
+            {"kind": "release", "family": "moments", "epsilon_share": 0.5, "coefficients": 8, "prior": "phantoms"},
+            {
+                "kind": "train",
+                "epsilon_share": 0.4,
+                "sample_rate": 0.2,
+                "batch_size": 10,
+                "draws": 2,
+                "steps": 5,
+                "rounds": 2,
+                "clip": 1.0,
+                "learning_rate": 1e-3,
+            },
+        ],
+        "audit": {"epsilon_share": 0.1, "fpr": 0.05, "alpha": 0.05, "synthetic": 20, "tpr_limit": 0.2},
+    }

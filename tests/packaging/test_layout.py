@@ -1,0 +1,50 @@
+"""The rooms at the top are links into one package, and the wheel carries that package alone."""
+
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+ROOMS = ("server", "client", "common", "privacy")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_rooms_at_the_top_lead_into_the_package(repository, room):
+    link = repository / room
+    assert link.is_symlink()
+    assert link.resolve() == repository / "src" / "manikin" / room
+
+
+def test_the_wheel_has_one_top_level_package_with_every_room_and_data_file(repository, tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, "."]
+    subprocess.run([str(part) for part in command], cwd=repository, check=True, capture_output=True)
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"manikin"}
+    for room in ROOMS:
+        assert f"manikin/{room}/__init__.py" in names
+    shipped = {
+        str(file.relative_to(repository / "src"))
+        for suffix in ("html", "safetensors", "toml")
+        for file in (repository / "src").rglob(f"*.{suffix}")
+    }
+    assert shipped <= set(names)
+
+
+def test_imports_point_one_way(repository):
+    done = subprocess.run(["lint-imports"], cwd=repository, capture_output=True, text=True, env=_environment())
+    assert done.returncode == 0, done.stdout
+
+
+def test_only_one_module_on_each_side_knows_flower(repository):
+    for side, allowed in {"server": {"app.py"}, "client": {"app.py"}}.items():
+        folder = repository / "src" / "manikin" / side
+        users = {f.name for f in folder.rglob("*.py") if "flwr" in f.read_text()}
+        assert users == allowed
+
+
+def _environment():
+    import os
+    from pathlib import Path
+
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
