@@ -61,3 +61,34 @@ def study_dict() -> dict[str, Any]:
         ],
         "audit": {"epsilon_share": 0.1, "fpr": 0.05, "alpha": 0.05, "synthetic": 20, "tpr_limit": 0.2},
     }
+
+
+@pytest.fixture
+def make_hospital(tmp_path: Path) -> Any:
+    """Make a hospital folder with small random patients of two classes, through the real import."""
+    import numpy as np
+
+    from manikin.client.cohort import create_hospital, import_source
+
+    def make(name: str, *, patients: int = 60, seed: int = 0, with_ids: bool = True) -> Path:
+        rng = np.random.default_rng(seed)
+        labels = np.arange(patients) % 2
+        images = rng.integers(0, 120, (patients, 8, 8)) + labels[:, None, None] * 100
+        arrays = {"images": images.astype(np.uint8), "axes": "NHW", "labels": labels, "class_names": ["normal", "ill"]}
+        if with_ids:
+            arrays["patients"] = np.array([f"{name}-{i}" for i in range(patients)])
+        source = tmp_path / f"{name}.npz"
+        np.savez(source, **arrays)
+        create_hospital(tmp_path / name, name)
+        import_source(source, tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the cache of pre-trained networks inside the test's folder."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("MANIKIN_CACHE", str(folder))
+    return folder

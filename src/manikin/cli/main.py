@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 
@@ -51,6 +52,7 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; always ends with SystemExit."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # work goes side by side in processes: threads slow each other
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
-from manikin.common.documents import SigningKey, write_trust
 from manikin.common.generators import Generator
+from manikin.common.keys import SigningKey, write_trust
 from manikin.common.plan import Plan
-from manikin.common.release import ReleaseFacts, write_bundle
-from manikin.privacy.accounting import Epsilon
+from manikin.common.release import ReleaseFacts, verify_bundle, write_bundle
+from manikin.privacy.accounting import Epsilon, describe
 from manikin.privacy.budget import plan_epsilon, plan_mechanisms
 
 AUDIT_STATEMENT = (
@@ -51,13 +50,16 @@ def release(
         multiplicity=privacy.multiplicity,
         mode=study.federation.mode,
         accountants={"pld": spent.pld, "opacus": spent.opacus},
-        mechanisms=[asdict(mechanism) for mechanism in plan_mechanisms(plan)],
+        mechanisms=describe(plan_mechanisms(plan)),
         data=study.data.model_dump(mode="json"),
         audit_statement=audit_statement,
         code_version=plan.code_version,
         created=created,
     )
     bundle, trust = folder / "release", folder / "trust.json"
-    write_bundle(bundle, generator=generator, facts=facts, signer=key)
-    write_trust(trust, {"coordinator": key.public})
+    write_trust(trust, [key.trusted("coordinator", "coordinator")])
+    if bundle.exists():
+        verify_bundle(bundle, trust)  # a resumed run that had already signed
+    else:
+        write_bundle(bundle, generator=generator, facts=facts, signer=key)
     return bundle, trust, spent
