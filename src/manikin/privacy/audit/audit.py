@@ -29,7 +29,7 @@ from manikin.privacy.audit.statistics import holm
 
 SCHEMA = 1
 LOSS_DRAWS = 8
-LOSS_TRAIN_PER_HOLDOUT = 4
+LOSS_TRAIN_PER_HOLDOUT = 3
 PAIRS_SHOWN = 6
 NOT_TESTED = (
     "attacks with reference models or planted canaries, which are stronger than the ones used here",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import hypergeom
 
 from manikin.privacy.audit.claim import tpr_bound, tpr_on_curve
 from manikin.privacy.audit.membership import Scores
@@ -16,8 +17,8 @@ from manikin.privacy.audit.settings import AuditSettings
 from manikin.privacy.audit.statistics import roc_curve
 
 Float64Array = NDArray[np.float64]
-WIDTH, HEIGHT = 420, 330
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 46
+WIDTH, HEIGHT = 420, 340
+LEFT, RIGHT, TOP, BOTTOM = 56, 22, 30, 46
 OURS, OTHERS, CLAIM = "#1c4f82", "#b45309", "#6b2136"
 SMALLEST_RATE = 1e-3
 BINS = 40
@@ -32,6 +33,7 @@ class Axis:
     start: float
     end: float
     logarithmic: bool = False
+    percent: bool = False
 
     def __call__(self, value: float) -> float:
         low, high = self.low, self.high
@@ -40,17 +42,17 @@ class Axis:
         return self.start + (min(max(value, low), high) - low) / (high - low) * (self.end - self.start)
 
 
-def roc_chart(scores: Scores, settings: AuditSettings, interval: tuple[float, float]) -> str:
+def roc_chart(scores: Scores, settings: AuditSettings, interval: tuple[float, float] | None) -> str:
     """Log–log ROC of an attack with what the claim allows; where no patient stands behind the curve, it is shaded.
 
     Args:
         scores: of the attack.
         settings: of the audit: claim and false-positive rate.
-        interval: of the recognised share at that rate; drawn as a bar.
+        interval: of the recognised share at that rate, drawn as a bar; None where it was not measured.
     """
     outsiders = np.concatenate([scores.holdout, scores.calibration])
-    x = Axis(SMALLEST_RATE, 1, LEFT, WIDTH - RIGHT, logarithmic=True)
-    y = Axis(SMALLEST_RATE, 1, HEIGHT - BOTTOM, TOP, logarithmic=True)
+    x = Axis(SMALLEST_RATE, 1, LEFT, WIDTH - RIGHT, logarithmic=True, percent=True)
+    y = Axis(SMALLEST_RATE, 1, HEIGHT - BOTTOM, TOP, logarithmic=True, percent=True)
     rates = np.geomspace(SMALLEST_RATE, 1 - 1e-9, 121)
     curve = tpr_on_curve(rates, settings.mu)
     bound = tpr_bound(rates, epsilon=settings.epsilon, delta=settings.delta)
@@ -64,11 +66,13 @@ def roc_chart(scores: Scores, settings: AuditSettings, interval: tuple[float, fl
         _path(zip(map(x, rates), map(y, bound), strict=True), CLAIM, dash="7 3"),
         _path(zip(map(x, rates), map(y, curve), strict=True), CLAIM),
         _path(_steps(list(map(x, false)), list(map(y, true))), OURS, width=2),
-        _line(x(settings.fpr), y(interval[0]), x(settings.fpr), y(interval[1]), OURS, width=5, opacity=0.45),
         *_key(
             [("measured", OURS, ""), ("claim", CLAIM, ""), ("ε, δ alone", CLAIM, "7 3"), ("guessing", "#888", "2 3")]
         ),
     ]
+    if interval is not None:
+        at = x(settings.fpr)
+        parts.append(_line(at, y(interval[0]), at, y(interval[1]), OURS, width=5, opacity=0.45))
     return _svg(parts, "Receiver operating characteristic, both axes logarithmic")
 
 
@@ -86,7 +90,7 @@ def distribution_chart(ours: Float64Array, others: Float64Array, *, label: str, 
     edges = np.linspace(low, high, BINS + 1)
     heights = [_shares(ours, edges), _shares(others, edges)]
     x = Axis(low, high, LEFT, WIDTH - RIGHT)
-    y = Axis(0, max(float(h.max()) for h in heights) * 1.18 or 1.0, HEIGHT - BOTTOM, TOP)
+    y = Axis(0, max(float(h.max()) for h in heights) * 1.08 or 1.0, HEIGHT - BOTTOM, TOP, percent=True)
     parts = _frame(x, y, label, "share of patients")
     for height, colour, fill in ((heights[0], OURS, 0.18), (heights[1], OTHERS, 0.0)):
         outline = [(x(edges[0]), y(0))]
@@ -95,9 +99,34 @@ def distribution_chart(ours: Float64Array, others: Float64Array, *, label: str, 
         parts.append(_path([*outline, (x(edges[-1]), y(0))], colour, width=1.6, fill=fill))
     if threshold is not None:
         parts.append(_line(x(threshold), TOP, x(threshold), HEIGHT - BOTTOM, "#333", dash="4 3"))
-        parts.append(_text(x(threshold) + 4, TOP + 40, "threshold", size=10, colour="#333"))
+        parts.append(_text(x(threshold) + 4, TOP + 10, "threshold", size=10, colour="#333"))
     parts += _key([("trained on", OURS, ""), ("not trained on", OTHERS, "")])
     return _svg(parts, f"Distribution of {label}")
+
+
+def rank_chart(ours: Float64Array, others: Float64Array) -> str:
+    """Share of training patients among the k closest, beside what chance gives: mean, and 95 of 100 shuffles at each k.
+
+    Args:
+        ours, others: one value a patient, smaller for closer.
+    """
+    m, n = len(ours), len(others)
+    ks = np.unique(np.geomspace(min(5, m + n), m + n, 80).round().astype(np.int64))
+    below = np.searchsorted(np.sort(ours), np.sort(np.concatenate([ours, others]))[ks - 1], side="right")
+    tied = np.searchsorted(np.sort(others), np.sort(np.concatenate([ours, others]))[ks - 1], side="right")
+    low, high = (hypergeom.ppf(q, m + n, m, ks) / ks for q in (0.025, 0.975))
+    x = Axis(float(ks[0]), float(ks[-1]), LEFT, WIDTH - RIGHT, logarithmic=True)
+    y = Axis(0, 1, HEIGHT - BOTTOM, TOP, percent=True)
+    points = [x(k) for k in ks]
+    band = [*zip(points, map(y, high), strict=True), *reversed(list(zip(points, map(y, low), strict=True)))]
+    parts = [
+        *_frame(x, y, "patients closest to a synthetic image", "share of them that were trained on"),
+        _path(band, "#999", width=0, fill=0.3),
+        _line(LEFT, y(m / (m + n)), WIDTH - RIGHT, y(m / (m + n)), "#888", dash="2 3"),
+        _path(zip(points, map(y, below / (below + tied)), strict=True), OURS, width=2),
+        *_key([("measured", OURS, ""), ("by chance", "#888", "2 3"), ("95 of 100 shuffles", "#bbb", "")]),
+    ]
+    return _svg(parts, "Share of training patients among the closest")
 
 
 def _shares(values: Float64Array, edges: Float64Array) -> Float64Array:
@@ -123,7 +152,7 @@ def _frame(x: Axis, y: Axis, x_label: str, y_label: str) -> list[str]:
 
 def _ticks(axis: Axis) -> list[float]:
     if axis.logarithmic:
-        first, last = round(math.log10(axis.low)), round(math.log10(axis.high))
+        first, last = math.ceil(math.log10(axis.low) - 1e-9), math.floor(math.log10(axis.high) + 1e-9)
         return [10.0**power for power in range(first, last + 1)]
     rough = (axis.high - axis.low) / 5
     unit = 10 ** math.floor(math.log10(rough))
@@ -133,18 +162,20 @@ def _ticks(axis: Axis) -> list[float]:
 
 
 def _tick(value: float, axis: Axis) -> str:
+    if axis.percent:
+        return f"{100 * value:.3g} %"
     if axis.logarithmic:
-        return f"{100 * value:g} %"
+        return f"{value:,.0f}"
     decimals = max(0, 1 - math.floor(math.log10(axis.high - axis.low)))
     return f"{value:.{decimals}f}"
 
 
 def _key(entries: list[tuple[str, str, str]]) -> list[str]:
     parts = []
-    x = float(LEFT + 8)
+    x = float(LEFT)
     for name, colour, dash in entries:
-        parts.append(_line(x, TOP + 10, x + 18, TOP + 10, colour, width=2, dash=dash))
-        parts.append(_text(x + 22, TOP + 14, name))
+        parts.append(_line(x, 12, x + 18, 12, colour, width=2, dash=dash))
+        parts.append(_text(x + 22, 16, name))
         x += 34 + 6.2 * len(name)
     return parts
 

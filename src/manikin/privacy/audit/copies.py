@@ -11,9 +11,9 @@ from manikin.privacy.audit.finding import Finding, Verdict
 from manikin.privacy.audit.permutation import Scan, copies_pass, detectable_copies, scan
 from manikin.privacy.audit.reidentification import NEAR_COPY_CORRELATION, Likeness
 from manikin.privacy.audit.settings import AuditSettings
-from manikin.privacy.audit.wording import chance, counted, number, per_hundred
+from manikin.privacy.audit.wording import are, chance, counted, number, per_hundred
 
-CLEARLY_CLOSER = 0.5
+CLEARLY_MORE = 2
 LARGEST_ENLARGEMENT = 1000
 
 
@@ -27,6 +27,7 @@ class Copies:
     outsiders: int
     scan: Scan
     near_copies: int
+    near_copies_of_others: int
     fewest: int | None
 
     @property
@@ -38,7 +39,16 @@ class Copies:
     def within_limit(self) -> bool:
         """Whether copies of the plan's limit would have been found, and there is no single pair to look at."""
         strong = self.fewest is not None and self.fewest <= self.settings.tpr_limit * self.members
-        return strong and self.near_copies == 0
+        return strong and not self.must_be_looked_at
+
+    @property
+    def must_be_looked_at(self) -> bool:
+        """Whether nearly equal pairs are clearly more frequent for training patients, significant or not.
+
+        One copy of one patient is a breach that no test of ranks can prove; a person who looks at the pair can.
+        """
+        by_chance = self.near_copies_of_others * self.members / max(self.outsiders, 1)
+        return self.near_copies > CLEARLY_MORE * by_chance
 
     def finding(self, *, verdict: Verdict, p_adjusted: float) -> Finding:
         """The finding, in numbers and words."""
@@ -64,6 +74,7 @@ class Copies:
                 "training_patients_in_rank": self.scan.members,
                 "expected_in_rank": self.scan.expected,
                 "near_copies": self.near_copies,
+                "near_copies_of_others": self.near_copies_of_others,
                 "fewest_detectable": self.fewest,
             },
         )
@@ -75,7 +86,8 @@ class Copies:
         return (
             f"Among the {s.rank} patients most like a synthetic image {s.members} were trained on, where chance alone "
             f"gives {number(s.expected)}. Shuffling who was trained on gives as many with probability "
-            f"{chance(s.p_value)}, all ranks considered. Near copies: {self.near_copies}."
+            f"{chance(s.p_value)}, all ranks considered. Nearly equal to a synthetic image (correlation at least "
+            f"{NEAR_COPY_CORRELATION}): {self.near_copies} trained on, {self.near_copies_of_others} others."
         )
 
     def _reason(self, verdict: Verdict, p_adjusted: float) -> str:
@@ -86,10 +98,10 @@ class Copies:
             return (
                 f"Training patients are not closer than others, and copies of {limit} of them would have been noticed."
             )
-        if self.near_copies:
+        if self.must_be_looked_at:
             return (
-                f"{counted(self.near_copies, 'training patient')} nearly equal to a synthetic image, far closer than "
-                "any other patient: a person must look at the pairs."
+                f"{counted(self.near_copies, 'training patient')} {are(self.near_copies)} nearly equal to a synthetic "
+                f"image (of the others: {self.near_copies_of_others}): a person must look at the pairs."
             )
         if self.p_value < self.settings.alpha:
             return "Training patients are somewhat closer, but not clearly so once all tests are considered."
@@ -122,7 +134,6 @@ def measure_copies(ours: Likeness, others: Likeness, settings: AuditSettings, *,
     members, outsiders = len(ours.score), len(others.score)
     rng = np.random.default_rng([settings.seed, 2])
     found = scan(ours.score, others.score, rng=rng)
-    nearest_other = float(others.score.min()) if outsiders else 0.0
-    near = (ours.correlation >= NEAR_COPY_CORRELATION) & (ours.score < CLEARLY_CLOSER * nearest_other)
+    near, near_others = (int((group.correlation >= NEAR_COPY_CORRELATION).sum()) for group in (ours, others))
     fewest = detectable_copies(members, outsiders, alpha=level, rng=rng)
-    return Copies(settings, level, members, outsiders, found, int(near.sum()), fewest)
+    return Copies(settings, level, members, outsiders, found, near, near_others, fewest)

@@ -23,7 +23,7 @@ from PIL import Image
 from manikin.common.files import write_atomically
 from manikin.common.images import Float32Array
 from manikin.privacy.audit.audit import NOT_TESTED, AuditResult, Pair
-from manikin.privacy.audit.chart import distribution_chart, roc_chart
+from manikin.privacy.audit.chart import distribution_chart, rank_chart, roc_chart
 from manikin.privacy.audit.claim import best_guess_share, tpr_bound
 from manikin.privacy.audit.finding import Finding
 from manikin.privacy.audit.wording import chance, number, per_hundred
@@ -42,6 +42,7 @@ HEADLINES = {
     "fail": "There is evidence that this generator gives away patients it was trained on. It should not be released.",
     "inconclusive": "The evidence does not settle it: no test failed, but a leak above the limits is not excluded.",
 }
+FEWEST_DRAWN = 10
 AXES = {"distance": "distance to the nearest synthetic image (pixel units)", "loss": "loss of the generator"}
 
 
@@ -87,7 +88,7 @@ def render_page(result: AuditResult, *, context: ReportContext) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(per_hundred=per_hundred, chance=chance, number=number)
+    environment.filters.update(per_hundred=per_hundred, chance=chance, number=number, typeset=_typeset)
     template = environment.from_string((files(__package__) / "page.html").read_text(encoding="utf-8"))
     settings = result.settings
     return template.render(
@@ -98,6 +99,8 @@ def render_page(result: AuditResult, *, context: ReportContext) -> str:
         notices=_notices(context),
         bound=tpr_bound(settings.fpr, epsilon=settings.epsilon, delta=settings.delta),
         best_guess=best_guess_share(settings.mu),
+        delta=f"{settings.delta:g}".replace("e-0", "e-"),
+        decisive=[f for f in result.findings if f.verdict == result.verdict],
         rates=[f for f in result.findings if f.interval],
         figures=_figures(result),
         pairs=_shown_pairs(result, context),
@@ -126,15 +129,16 @@ def _figures(result: AuditResult) -> list[dict[str, Any]]:
     rows = []
     for name, scores in result.attacks.items():
         finding, others = by_name[f"membership-{name}"], np.concatenate([scores.holdout, scores.calibration])
-        if len(others) and len(scores.train):
+        if min(len(others), len(scores.train)) >= FEWEST_DRAWN:
             threshold = None if finding.threshold is None else -finding.threshold
-            roc = roc_chart(scores, result.settings, finding.interval or (0.0, 1.0))
+            measured = finding.interval if finding.threshold is not None else None
+            roc = roc_chart(scores, result.settings, measured)
             spread = distribution_chart(-scores.train, -others, label=AXES[name], threshold=threshold)
             rows.append(_row(finding, roc, spread))
     ours, others = result.train_likeness.score, result.other_likeness.score
-    if len(ours) and len(others):
+    if min(len(ours), len(others)) >= FEWEST_DRAWN:
         spread = distribution_chart(ours, others, label="relative distance to the most similar synthetic image")
-        rows.append(_row(by_name["re-identification"], spread))
+        rows.append(_row(by_name["re-identification"], rank_chart(ours, others), spread))
     return rows
 
 
@@ -176,3 +180,8 @@ def _png(image: Float32Array) -> str:
     buffer = io.BytesIO()
     Image.fromarray(grey).save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _typeset(text: str) -> str:
+    """Straight apostrophes as printed ones."""
+    return text.replace("'", "\u2019")
