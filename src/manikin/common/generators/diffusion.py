@@ -2,15 +2,16 @@
 
 Three sources, in this order: `pretrain` on phantoms (no privacy cost), `adapt` to the moments of a release (only
 post-processing), then gradients of patients through `loss`, which the privacy engine clips and noises and which may
-move `private_parameters` only. Samples start from the released Gaussian of their class at a noise level where that is
-nearly the truth, and end with their low frequencies moved onto the released moments. The state carries all of it.
+move `private_parameters` only. A sample starts as a draw of the released moments under noise that hides all but its
+large shapes, and the denoiser draws the rest anew. So the network need not learn what the release knows, few noise
+levels matter, and few steps suffice. The state carries the moments too.
 
 >>> spec = GeneratorSpec("diffusion", 1, (8, 8), ("a", "b"), {"channels": 8, "sampler_steps": 2})
 >>> Diffusion(spec).sample(torch.tensor([0, 1]), generator=torch.Generator().manual_seed(0)).shape
 torch.Size([2, 1, 8, 8])
 
-Karras et al., "Elucidating the design space of diffusion-based generative models", 2022 (EDM); warm-up by a release
-as in FETA-Pro (Gong et al., 2026); start from the Gaussian: Wang and Vastola 2024.
+Karras et al., "Elucidating the design space of diffusion-based generative models", 2022 (EDM); start from a guide:
+Meng et al., SDEdit, 2022; warm-up by a release: FETA-Pro (Gong et al., 2026).
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from torch import Tensor
 from manikin.common.errors import Misconfigured
 from manikin.common.generators.base import GeneratorSpec, check_state, read_options
 from manikin.common.generators.moments import Moments
-from manikin.common.generators.release import ReleasedMoments
 from manikin.common.generators.unet import UNet, UNetShape
 
 OPTIONS = {
@@ -35,11 +35,12 @@ OPTIONS = {
     "private_parameters": ["film", "embedding", "output"],
     "label_dropout": 0.1,
     "guidance": 1.0,
-    "sampler_steps": 10,
-    "matching": 1.0,
+    "sampler_steps": 6,
+    "start_noise": 1.0,
+    "adapt_steps": 600,
 }
-SIGMA_DATA, SIGMA_MIN, SIGMA_MAX, RHO = 0.5, 0.02, 20.0, 5.0
-LOG_SIGMA_MEAN, LOG_SIGMA_STD = -0.8, 1.3
+SIGMA_DATA, SIGMA_MIN, BLIND_SIGMA, RHO = 0.5, 0.02, 20.0, 5.0
+LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
 GOLDEN = 0.6180339887498949
 SAMPLE_BATCH = 128
 TRAIN_BATCH = 64
@@ -59,7 +60,7 @@ class Diffusion:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.net = UNet(shape)
-        self.released = ReleasedMoments.empty(spec)
+        self.moments: Moments | None = None
         self._private_names()
 
     def _private_names(self) -> list[str]:
@@ -135,25 +136,34 @@ class Diffusion:
     def adapt(
         self,
         moments: Moments,
-        prior_images: Tensor,
+        prior_images: Tensor | None,
         *,
-        steps: int,
+        steps: int | None = None,
         generator: torch.Generator,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """Learn classes from a fitted release: train on public images moved onto its moments, and keep the moments.
 
-        Args as in `pretrain`; `moments` is fitted, `prior_images` are those given to `moments.set_prior`.
+        Args:
+            moments: fitted.
+            prior_images: those given to `moments.set_prior`; None: the samples of `moments` itself.
+            steps: gradient steps; None: the option `adapt_steps`.
+            generator, progress: as in `pretrain`.
         """
         classes = len(self.spec.labels)
-        self.released = ReleasedMoments.of(moments)
+        self.moments = Moments.from_state(self.spec, moments.state())
 
         def batch() -> tuple[Tensor, Tensor]:
             labels = torch.randint(classes, (TRAIN_BATCH,), generator=generator)
+            if prior_images is None:
+                return moments.sample(labels, generator=generator), labels
             chosen = prior_images[torch.randint(len(prior_images), (TRAIN_BATCH,), generator=generator)]
             return moments.transport(chosen, labels, generator=generator), labels
 
-        self._train(batch, steps, generator, progress)
+        self._train(batch, self._adapt_steps(steps), generator, progress)
+
+    def _adapt_steps(self, steps: int | None) -> int:
+        return int(self.options["adapt_steps"]) if steps is None else steps
 
     def _train(
         self,
@@ -181,20 +191,17 @@ class Diffusion:
     def sample(self, conditions: Tensor, *, generator: torch.Generator) -> Tensor:
         """Images float32 (n, c, *spatial) in [-1, 1] for class indices int64 (n,), by Heun's method.
 
-        Noise is drawn for all images first, and batches of 128 only bound memory. The final matching to the
-        released moments uses the whole call, so ask for at least some hundred images at once where counts allow.
+        All randomness is drawn first, so batches of 128 only bound memory. Before `adapt` there is nothing to start
+        from but noise.
         """
         size = (len(conditions), self.spec.channels, *self.spec.shape)
-        levels = noise_levels(int(self.options["sampler_steps"]), self.released.start_sigma())
-        start = self.released.draw(conditions, generator) + levels[0] * torch.randn(size, generator=generator)
-        parts = [
-            self._solve(noisy, labels, levels)
-            for noisy, labels in zip(
-                torch.split(start, SAMPLE_BATCH), torch.split(conditions, SAMPLE_BATCH), strict=True
-            )
-        ]
-        images = torch.cat(parts)
-        return self.released.match(images, conditions, strength=float(self.options["matching"])).clamp(-1, 1)
+        highest, guide = BLIND_SIGMA, torch.zeros(size)
+        if self.moments is not None:
+            highest, guide = float(self.options["start_noise"]), self.moments.sample(conditions, generator=generator)
+        levels = noise_levels(int(self.options["sampler_steps"]), highest)
+        start = guide + levels[0] * torch.randn(size, generator=generator)
+        parts = zip(torch.split(start, SAMPLE_BATCH), torch.split(conditions, SAMPLE_BATCH), strict=True)
+        return torch.cat([self._solve(noisy, labels, levels) for noisy, labels in parts]).clamp(-1, 1)
 
     def _solve(self, x: Tensor, conditions: Tensor, levels: list[float]) -> Tensor:
         for sigma, following in zip(levels, [*levels[1:], 0.0], strict=True):
@@ -215,21 +222,22 @@ class Diffusion:
         return without + guidance * (with_class - without)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights as `net.*` and the released moments as `released.*`, float32."""
+        """Weights as `net.*` and, after `adapt`, the moments as `moments.*`, float32."""
         weights = {f"net.{name}": tensor.detach().clone() for name, tensor in self.net.state_dict().items()}
-        return weights | {f"released.{name}": tensor.clone() for name, tensor in self.released.state().items()}
+        moments = self.moments.state() if self.moments is not None else {}
+        return weights | {f"moments.{name}": tensor for name, tensor in moments.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a state; the number of released coefficients is read from it.
+        """Take over a state, with or without moments.
 
         Raises:
             ProtocolViolation: names, shapes or dtypes do not fit the spec, or a value is not finite.
         """
-        released = {name[9:]: tensor for name, tensor in state.items() if name.startswith("released.")}
-        wanted = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
-        check_state({n: t for n, t in state.items() if not n.startswith("released.")}, wanted)
-        self.released = ReleasedMoments.from_state(self.spec, released)
-        self.net.load_state_dict({name[4:]: state[name] for name in wanted})
+        moments = {name[8:]: tensor for name, tensor in state.items() if name.startswith("moments.")}
+        weights = {name: tensor for name, tensor in state.items() if not name.startswith("moments.")}
+        check_state(weights, {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()})
+        self.moments = Moments.from_state(self.spec, moments) if moments else None
+        self.net.load_state_dict({name[4:]: tensor for name, tensor in weights.items()})
 
 
 def noise_levels(steps: int, highest: float) -> list[float]:

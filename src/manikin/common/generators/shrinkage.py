@@ -44,12 +44,8 @@ def denoise_symmetric(observed: Tensor, *, entry_std: float) -> Tensor:
     if edge == 0:
         return observed
     values, vectors = torch.linalg.eigh(observed)
-    gaps = values[:, None] - values[None, :]
-    width = edge / math.sqrt(k)
-    hilbert = (gaps / (gaps.square() + width**2)).mean(1)
-    shrunk = values - 2 * edge**2 * hilbert
-    shrunk = torch.where(shrunk * values < 0, torch.zeros(()).double(), shrunk)
-    shrunk = values.sign() * torch.minimum(shrunk.abs(), values.abs())
+    beyond = values.abs() > 2 * edge * (1 + 0.6 * k ** (-2 / 3))
+    shrunk = values.sign() * (values.square() - 4 * edge**2).clamp_min(0).sqrt() * beyond
     result: Tensor = (vectors * shrunk) @ vectors.T
     return result
 
@@ -62,7 +58,7 @@ def symmetric_power(matrix: Tensor, power: float) -> Tensor:
     return result
 
 
-def positive_part(matrix: Tensor, reference: Tensor, *, floor: float = 0.05) -> Tensor:
+def positive_part(matrix: Tensor, reference: Tensor, *, floor: float = 0.25) -> Tensor:
     """The matrix, its variance in no direction below `floor` times that of `reference`."""
     root, inverse = symmetric_power(reference, 0.5), symmetric_power(reference, -0.5)
     values, vectors = torch.linalg.eigh(inverse @ matrix @ inverse)
