@@ -63,6 +63,8 @@ def measure_likeness(
         rng: chooses the images of the yardstick where there are very many.
         progress: called with the number of images just done.
     """
+    if not patients:
+        return Likeness(np.empty(0), np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
     images, _, owner = flatten(patients)
     real, fake = unit_images(images), unit_images(synthetic)
     index, distance = registered_nearest(real, fake, progress=progress)
@@ -92,11 +94,12 @@ def registered_nearest(
     """Nearest synthetic image of each real one, unit images both, as they are or mirrored and shifted."""
     index, distance = nearest(_flat(real), _flat(fake), progress=progress)
     steps = tuple(max(1, -(-side // COARSE_SIDE)) for side in real.shape[2:])
-    coarse_real, coarse_fake = unit_images(_pool(real, steps)), _flat(unit_images(_pool(fake, steps)))
+    coarse_fake = _flat(unit_images(_pool(fake, steps)))
     best, match, move = np.full(len(real), -np.inf), np.zeros(len(real), np.int64), np.zeros(len(real), np.int64)
     moves = list(itertools.product(_mirrors(len(steps)), itertools.product((-1, 0, 1), repeat=len(steps))))
+    coarse = {mirror: unit_images(_pool(_moved(real, mirror, 0), steps)) for mirror in _mirrors(len(steps))}
     for number, (mirror, shift) in enumerate(moves):
-        correlation = _flat(_moved(coarse_real, mirror, shift)) @ coarse_fake.T
+        correlation = _flat(_moved(coarse[mirror], (), shift)) @ coarse_fake.T
         candidate = correlation.argmax(axis=1)
         value = correlation[np.arange(len(real)), candidate]
         better = value > best
@@ -124,7 +127,7 @@ def _refined_distance(
     return root
 
 
-def _moved(images: Float32Array, mirror: tuple[int, ...], shift: tuple[int, ...]) -> Float32Array:
+def _moved(images: Float32Array, mirror: tuple[int, ...], shift: tuple[int, ...] | int) -> Float32Array:
     axes = tuple(range(2, images.ndim))
     return np.roll(np.flip(images, tuple(2 + axis for axis in mirror)), shift, axes)
 

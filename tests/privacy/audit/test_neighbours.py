@@ -1,0 +1,61 @@
+"""Nearest neighbours are the true ones, copies at distance zero included."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from manikin.privacy.audit import neighbours
+from manikin.privacy.audit.neighbours import nearest, typical_distance
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 60), st.integers(1, 30), st.floats(0, 1e4))
+@settings(max_examples=60, deadline=None)
+def test_agrees_with_all_pairs_in_double_precision(seed, queries, base, dimensions, offset):
+    rng = np.random.default_rng(seed)
+    a = (rng.normal(size=(queries, dimensions)) + offset).astype(np.float32)
+    b = (rng.normal(size=(base, dimensions)) + offset).astype(np.float32)
+    index, distance = nearest(a, b)
+    truth = cdist(a.astype(np.float64), b.astype(np.float64))
+    assert index.tolist() == truth.argmin(1).tolist()
+    np.testing.assert_allclose(distance, truth.min(1), rtol=1e-9)
+
+
+def test_blocks_do_not_matter_and_ties_go_to_the_first(monkeypatch):
+    rng = np.random.default_rng(0)
+    base = np.concatenate([rng.normal(size=(50, 7)), np.zeros((3, 7))]).astype(np.float32)
+    base[40] = base[3]
+    queries = np.concatenate([rng.normal(size=(30, 7)), base[[3, 50, 51]]]).astype(np.float32)
+    whole = nearest(queries, base)
+    monkeypatch.setattr(neighbours, "QUERY_BLOCK", 4)
+    monkeypatch.setattr(neighbours, "BASE_BLOCK", 6)
+    done = []
+    pieces = nearest(queries, base, progress=done.append)
+    assert whole[0].tolist() == pieces[0].tolist()
+    assert whole[1].tolist() == pieces[1].tolist()
+    assert whole[0][-3:].tolist() == [3, 50, 50]
+    assert whole[1][-3:].tolist() == [0.0, 0.0, 0.0]
+    assert sum(done) == len(queries)
+
+
+def test_a_near_copy_far_from_the_origin_is_not_lost_to_rounding():
+    rng = np.random.default_rng(1)
+    base = (1000 + rng.normal(size=(200, 64))).astype(np.float32)
+    queries = base + np.float32(1e-3)
+    index, distance = nearest(queries, base)
+    assert index.tolist() == list(range(200))
+    assert np.all(distance < 0.01)
+
+
+def test_an_empty_base_is_refused():
+    with pytest.raises(ValueError, match="nothing to be near to"):
+        nearest(np.zeros((1, 2), np.float32), np.zeros((0, 2), np.float32))
+
+
+def test_typical_distance_skips_the_owner_and_is_infinite_where_others_are_too_few():
+    points = np.array([[0.0], [0.1], [1.0], [3.0]], np.float32)
+    owners = np.array([0, 0, 1, 2])
+    found = typical_distance(points, owners, points, owners, rank=2)
+    np.testing.assert_allclose(found, [3.0, 2.9, 1.0, 3.0 - 0.1], rtol=1e-5)
+    assert np.isinf(typical_distance(points, owners, points, owners, rank=4)).all()
