@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from manikin.common.images import Float32Array
 from manikin.common.phantoms.anatomy import Scanner
-from manikin.common.phantoms.fields import Draws, mesh
+from manikin.common.phantoms.fields import Draws, Map, length, mesh
 
 REFERENCE_PIXELS = 64
-SEEN_PIXELS = 1024
+NARROWEST_WINDOW = 1.9
+SHOULDER = 0.8
 
 
-def resolve(scene: Float32Array, shape: tuple[int, ...], blur: Float32Array) -> Float32Array:
+def resolve(scene: Map, shape: tuple[int, ...], blur: Map) -> Map:
     """Blur and sample maps (n, *grid) to (n, *shape).
 
     Args:
@@ -33,79 +33,90 @@ def resolve(scene: Float32Array, shape: tuple[int, ...], blur: Float32Array) -> 
     return np.ascontiguousarray(scene)
 
 
-def _point_spread(fine: int, size: int, blur: Float32Array) -> Float32Array:
+def _point_spread(fine: int, size: int, blur: Map) -> Map:
     """(n, fine, size): Gaussian of the scanner's blur widened by a pixel's own extent; columns sum to one."""
     inside = (np.arange(fine, dtype=np.float32) + 0.5) / fine
     centres = (np.arange(size, dtype=np.float32) + 0.5) / size
     pixel = 0.3 / size if size < fine else 0.05 / size
     sigma = np.hypot(blur, pixel)[:, None, None].astype(np.float32)
-    weights = np.exp(-0.5 * ((inside[None, :, None] - centres[None, None, :]) / sigma) ** 2)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
+    weights: Map = np.exp(-0.5 * ((inside[None, :, None] - centres[None, None, :]) / sigma) ** 2)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
-def radiograph(depth: Float32Array, scanner: Scanner, draws: Draws, shape: tuple[int, ...]) -> Float32Array:
+def radiograph(depth: Map, scanner: Scanner, draws: Draws, shape: tuple[int, ...], *, zoom: float = 1.0) -> Map:
     """Displayed radiograph of line integrals (n, *grid).
 
     Direct radiation falls as exp(-depth) (Beer-Lambert), scatter adds a veil that flattens dense parts, quantum noise
-    grows where little arrives, and the display shows the logarithm.
+    grows where little arrives, and the display shows the logarithm. `zoom` is the share of the usual field that is
+    seen: a crop is as blurred in mm as the whole.
     """
-    blur = draws.uniform(scanner.blur_px).ravel() / REFERENCE_PIXELS
+    blur = draws.uniform(scanner.blur_px).ravel() / (REFERENCE_PIXELS * zoom)
     depth = resolve(depth, shape, blur)
     shown = Draws(draws.rng, draws.count, shape)
     direct = np.exp(-depth)
     arriving = direct + shown.uniform(scanner.veil) * direct.mean(axis=(1, 2), keepdims=True) * 0.25
     film = -np.log(arriving)
     quantum = np.sqrt(np.clip(arriving.mean(axis=(1, 2), keepdims=True) / arriving, 0.2, 5.0))
-    film = _collimate(film, scanner, shown)
-    return _display(film, scanner, shown, grain=quantum, low_percent=1.0)
+    low, high = _limits(film, 5.0)
+    value = (_collimate(film, scanner, shown) - high) / np.maximum(high - low, NARROWEST_WINDOW) + 1.0
+    value = value + 0.5 * shown.uniform(scanner.bias) * shown.field((1.3, 1.3))
+    value = value + _noise_level(scanner, shown) * quantum * shown.rng.standard_normal(value.shape, dtype=np.float32)
+    value = _display(_shoulder(value), scanner, shown) - 0.5
+    return _grey(shown.uniform(scanner.brightness) + shown.uniform(scanner.contrast) * value)
 
 
-def resonance(intensity: Float32Array, scanner: Scanner, draws: Draws, shape: tuple[int, ...]) -> Float32Array:
+def resonance(intensity: Map, scanner: Scanner, draws: Draws, shape: tuple[int, ...], *, zoom: float = 1.0) -> Map:
     """Displayed magnitude image of tissue intensities (n, *grid): coil bias and Rician noise.
 
     The noise of a magnitude image is that of a complex number's length, so that air is not black but Rayleigh
     (Gudbjartsson and Patz 1995).
     """
-    blur = draws.uniform(scanner.blur_px).ravel() / REFERENCE_PIXELS
+    blur = draws.uniform(scanner.blur_px).ravel() / (REFERENCE_PIXELS * zoom)
     intensity = resolve(intensity, shape, blur)
     shown = Draws(draws.rng, draws.count, shape)
     coil = np.exp(shown.uniform(scanner.bias) * shown.field((1.4,) * len(shape)))
-    sigma = shown.uniform(scanner.noise)
+    sigma = _noise_level(scanner, shown)
     real = intensity * coil + sigma * shown.rng.standard_normal(intensity.shape, dtype=np.float32)
     imaginary = sigma * shown.rng.standard_normal(intensity.shape, dtype=np.float32)
-    return _display(np.hypot(real, imaginary), scanner, shown, grain=None, low_percent=None)
+    magnitude = length(real, imaginary)
+    low, high = _limits(magnitude, 0.5)
+    value = _display((magnitude - low) / np.maximum(high - low, 1e-3), scanner, shown)
+    return _grey(shown.uniform(scanner.contrast) * value)
 
 
-def _display(
-    film: Float32Array, scanner: Scanner, draws: Draws, *, grain: Float32Array | None, low_percent: float | None
-) -> Float32Array:
-    """Window by percentiles, sharpen, add bias and noise where the physics has not, and apply the display curve."""
-    high = _percentile(film, 99.5)
-    low = np.zeros_like(high) if low_percent is None else _percentile(film, low_percent)
-    value = (film - low) / np.maximum(high - low, 1e-3)
-    if grain is not None:
-        value = value + draws.uniform(scanner.bias) * draws.field((1.3,) * len(draws.grid)) * 0.5
-        value = value + draws.uniform(scanner.noise) * grain * draws.rng.standard_normal(value.shape, dtype=np.float32)
+def _display(value: Map, scanner: Scanner, draws: Draws) -> Map:
+    """Edge enhancement and display curve of values windowed to [0, 1]."""
     if scanner.sharpen[1] > 0:
         soft = resolve(value, draws.grid, np.full(draws.count, 1.5 / REFERENCE_PIXELS, dtype=np.float32))
         value = value + draws.uniform(scanner.sharpen) * (value - soft)
-    value = np.clip(value, 0.0, 1.0) ** draws.uniform(scanner.gamma)
-    if low_percent is None:
-        value = value * draws.uniform(scanner.contrast)
-    else:
-        value = draws.uniform(scanner.brightness) + draws.uniform(scanner.contrast) * (value - 0.5)
-    return np.asarray(np.clip(2.0 * value - 1.0, -1.0, 1.0), dtype=np.float32)
+    return np.clip(value, 0.0, 1.0) ** draws.uniform(scanner.gamma)
 
 
-def _percentile(film: Float32Array, percent: float) -> Float32Array:
-    """(n, 1, ...) percentile of each image, from at most about a thousand of its pixels."""
-    flat = film.reshape(len(film), -1)
-    flat = flat[:, :: max(1, flat.shape[1] // SEEN_PIXELS)]
-    value = np.percentile(flat, percent, axis=1).astype(np.float32)
-    return value.reshape((len(film),) + (1,) * (film.ndim - 1))
+def _grey(value: Map) -> Map:
+    """Displayed values, 0 black and 1 white, as images in [-1, 1]."""
+    return np.clip(2.0 * value - 1.0, -1.0, 1.0)
 
 
-def _collimate(film: Float32Array, scanner: Scanner, draws: Draws) -> Float32Array:
+def _shoulder(value: Map) -> Map:
+    """The upper end of a display curve: bright parts crowd together below 1 instead of being cut off."""
+    over = np.maximum(value - SHOULDER, 0.0) / (1.0 - SHOULDER)
+    return np.minimum(value, SHOULDER) + (1.0 - SHOULDER) * over / (1.0 + over)
+
+
+def _noise_level(scanner: Scanner, draws: Draws) -> Map:
+    """A coarser matrix averages more of the detector: noise falls with the number of pixels across."""
+    return draws.uniform(scanner.noise) * np.float32(min(1.0, min(draws.grid) / REFERENCE_PIXELS))
+
+
+def _limits(film: Map, low_percent: float) -> tuple[Map, Map]:
+    """(n, 1, ...) low and 99.5th percentile of each image."""
+    values = np.percentile(film.reshape(len(film), -1), (low_percent, 99.5), axis=1).astype(np.float32)
+    low, high = values.reshape(2, len(film), *(1 for _ in film.shape[1:]))
+    return low, high
+
+
+def _collimate(film: Map, scanner: Scanner, draws: Draws) -> Map:
     """Darken the borders of some images to the unexposed level of a digital display."""
     if scanner.collimated == 0.0:
         return film

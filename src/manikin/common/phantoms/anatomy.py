@@ -14,6 +14,7 @@ class ChestAnatomy:
     Args:
         frame: half of the height and width that the image shows; below 1 the sides are cut off.
         aspect: height of the thorax over its width; small children have low, wide chests.
+        taper: shape of the rib cage, 0 an adult's dome, 1 a small child's triangle.
         shift: largest displacement of the body in the frame.
         tilt_deg: rotation in the image plane.
         wall: soft tissue outside the rib cage.
@@ -30,6 +31,7 @@ class ChestAnatomy:
 
     frame: Range
     aspect: Range
+    taper: Range
     shift: float
     tilt_deg: Range
     wall: Range
@@ -86,7 +88,7 @@ class Scanner:
     Args:
         name: for people.
         blur_px: standard deviation of the point spread at 64 pixels across, in such pixels; scaled with the shape.
-        noise: standard deviation of noise, as share of the displayed range.
+        noise: standard deviation of noise at 64 pixels across, as share of the displayed range.
         bias: strength of the slow multiplicative field (coil profile, heel effect, uneven exposure).
         veil: scattered over direct radiation; MR ignores it.
         gamma: exponent of the display curve; above 1 darkens.

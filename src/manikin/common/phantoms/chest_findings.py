@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from manikin.common.images import Float32Array
 from manikin.common.phantoms.anatomy import ChestAnatomy
 from manikin.common.phantoms.chest import Chest, draw_chest
-from manikin.common.phantoms.fields import Draws, band, dome, edge, mesh, ramp
+from manikin.common.phantoms.fields import Draws, Map, band, dome, edge, length, mesh, ramp
 
 CHEST_FINDINGS = ("normal", "pneumonia", "effusion", "nodule", "pneumothorax", "cardiomegaly")
 
-Drawn = tuple[Float32Array, Float32Array]
+Drawn = tuple[Map, Map]
 
 
 def render_chest(
     anatomy: ChestAnatomy, findings: Sequence[str], draws: Draws, zoom: tuple[float, ...]
-) -> tuple[Float32Array, Float32Array]:
+) -> tuple[Map, Map]:
     """Line integrals, and how much of each ray the finding covers (0 to 1), for one finding name an image.
 
     Returns:
@@ -36,36 +36,35 @@ def render_chest(
     return depth + _devices(anatomy, chest, draws), cover
 
 
-def _subset(chest: Chest, chosen: np.ndarray) -> Chest:
-    maps = {name: value[chosen] for name, value in vars(chest).items() if isinstance(value, np.ndarray)}
+def _subset(chest: Chest, chosen: Map) -> Chest:
+    maps: dict[str, Any] = {name: value[chosen] for name, value in vars(chest).items() if isinstance(value, np.ndarray)}
     return replace(chest, **maps)
 
 
 def _pneumonia(chest: Chest, draws: Draws) -> Drawn:
     """Haze over both lungs in some, one to three ragged patches in others, both in the rest."""
-    inside = edge(chest.depth_inside, 0.06)
     ragged = draws.field((7.0, 7.0))
     patches = np.zeros_like(chest.x)
     for share in (1.0, 0.6, 0.35):
         row, column = _centre(chest, draws, margin=0.06)
-        size = draws.uniform((0.16, 0.48))
-        far = np.hypot(chest.x - column, (chest.v - row) * draws.uniform((0.7, 1.4))) / size
-        patch = ramp(1.25 - far + 0.25 * ragged, 0.9) * draws.uniform((0.45, 1.0))
+        size = draws.uniform((0.18, 0.6))
+        far = length(chest.x - column, (chest.v - row) * draws.uniform((0.7, 1.4))) / size
+        patch = ramp(1.35 - far + 0.25 * ragged, 1.5) * draws.uniform((0.4, 1.0))
         patches = np.maximum(patches, patch * draws.chance(share))
-    diffuse = draws.chance(0.45)
-    haze = diffuse * draws.uniform((0.15, 0.6)) * np.clip(1.0 + 0.35 * draws.field((4.0, 4.0)), 0.0, 1.6)
-    opacity = np.clip(np.maximum(patches, 0.0) + haze, 0.0, 0.95) * inside
-    return chest.line_integral(opacity), np.clip(opacity / 0.5, 0.0, 1.0)
+    diffuse = draws.chance(0.6)
+    haze = diffuse * draws.uniform((0.12, 0.6)) * np.clip(1.0 + 0.35 * draws.field((4.0, 4.0)), 0.0, 1.6)
+    opacity = np.clip(patches + haze, 0.0, 0.95) * chest.lung
+    return chest.line_integral(opacity), np.clip(opacity / 0.5, 0.0, 1.0) * edge(chest.depth_inside, 0.06)
 
 
 def _effusion(chest: Chest, draws: Draws) -> Drawn:
     """Fluid over the diaphragm of one side, climbing the wall as a meniscus; both sides in a few."""
     side, both = draws.side(), draws.chance(0.2)
     ax = np.abs(chest.x)
-    here = np.where(side * chest.x > 0, 1.0, both).astype(np.float32)
+    here = np.maximum(both, side * chest.x > 0)
     level = draws.uniform((0.05, 0.5)) - 0.45 * np.clip(ax - 0.35, 0.0, 0.6) ** 1.6
-    fluid = edge(chest.v - level, 0.1) * here * edge(chest.depth_inside, 0.06)
-    return chest.line_integral(fluid * 0.95), fluid
+    fluid = edge(chest.v - level, 0.1) * here * chest.lung
+    return chest.line_integral(fluid), fluid * edge(chest.depth_inside, 0.06)
 
 
 def _nodule(chest: Chest, draws: Draws) -> Drawn:
@@ -88,17 +87,16 @@ def _pneumothorax(chest: Chest, draws: Draws) -> Drawn:
     return bare.line_integral(collapsed) + 0.25 * line, freed
 
 
-def _centre(chest: Chest, draws: Draws, *, margin: float) -> tuple[Float32Array, Float32Array]:
+def _centre(chest: Chest, draws: Draws, *, margin: float) -> tuple[Map, Map]:
     """Body coordinates (v, x) of one random place an image, at least `margin` inside a lung where there is one."""
     index = draws.place(
         chest.depth_inside > np.minimum(margin, 0.8 * chest.depth_inside.max(axis=(1, 2), keepdims=True))
     )
-    rows, columns = (i.ravel().astype(np.int64) for i in index)
-    n = np.arange(draws.count)
-    return draws.column(chest.v[n, rows, columns]), draws.column(chest.x[n, rows, columns])
+    places = (np.arange(draws.count), *index)
+    return draws.column(chest.v[places]), draws.column(chest.x[places])
 
 
-def _devices(anatomy: ChestAnatomy, chest: Chest, draws: Draws) -> Float32Array:
+def _devices(anatomy: ChestAnatomy, chest: Chest, draws: Draws) -> Map:
     """Tubes and wires of some patients, and the side marker of some images."""
     if anatomy.devices == 0.0:
         return np.zeros_like(chest.x)
@@ -110,7 +108,7 @@ def _devices(anatomy: ChestAnatomy, chest: Chest, draws: Draws) -> Float32Array:
         lines = lines + draws.chance(anatomy.devices) * ends * band(chest.x - path, 0.012, chest.pixel)
     rows, columns = mesh(draws.grid)
     marker = band(rows + 0.82, 0.05, 0.03) * band(columns - draws.side() * 0.82, 0.03, 0.03) * draws.chance(0.25)
-    return np.asarray(0.35 * lines + 1.0 * marker, dtype=np.float32)
+    return 0.35 * lines + 1.0 * marker
 
 
 _DRAWN = {"pneumonia": _pneumonia, "effusion": _effusion, "nodule": _nodule, "pneumothorax": _pneumothorax}

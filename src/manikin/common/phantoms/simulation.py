@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from manikin.common.errors import Misconfigured
 from manikin.common.images import Float32Array, Int64Array
 from manikin.common.phantoms.acquisition import radiograph, resolve, resonance
-from manikin.common.phantoms.anatomy import BrainAnatomy, ChestAnatomy
+from manikin.common.phantoms.anatomy import ChestAnatomy
 from manikin.common.phantoms.brain_findings import render_brain
 from manikin.common.phantoms.chest_findings import render_chest
 from manikin.common.phantoms.fields import Draws
 from manikin.common.phantoms.populations import Population
 
-CHUNK_VOXELS = 1 << 19
-FINE_ENOUGH = 56
+CHUNK_VOXELS = 1 << 17
+FINE_ENOUGH = 96
 SMALLEST_SIDE = 8
 FIELD_OF_VIEW_MM = {
     ("chest-xr", 2): (350.0, 350.0),
-    ("brain-mr", 2): (230.0, 230.0),
+    ("brain-mr", 2): (220.0, 220.0),
     ("brain-mr", 3): (176.0, 216.0, 176.0),
 }
 
@@ -69,8 +69,8 @@ def simulate(
 
     Args:
         population: bodies, scanner and findings.
-        shape: rows and columns (anterior at the top, the patient's right on the left), or, for a volume, voxels from
-            right to left... see `docs`: axes run towards right, anterior and superior (RAS).
+        shape: rows and columns, the patient's right on the image's left, head or forehead up; or the three axes of a
+            volume, which run towards the patient's right, front and head (RAS).
         count: how many images.
         seed: of all random numbers; not negative.
         findings: shares instead of the population's own, of findings that the population has.
@@ -110,10 +110,10 @@ def _scan(
     sharp = np.zeros(draws.count, dtype=np.float32)
     if isinstance(population.anatomy, ChestAnatomy):
         scene, cover = render_chest(population.anatomy, findings, draws, zoom)
-        images = radiograph(scene, population.scanner, draws, shape)
+        images = radiograph(scene, population.scanner, draws, shape, zoom=max(zoom))
     else:
         scene, cover = render_brain(population.anatomy, findings, draws, zoom)
-        images = resonance(scene, population.scanner, draws, shape)
+        images = resonance(scene, population.scanner, draws, shape, zoom=max(zoom))
     cover = resolve(cover, shape, sharp) if draws.grid != shape else cover
     most = cover.reshape(draws.count, -1).max(axis=1).reshape((-1,) + (1,) * len(shape))
     mask = (cover >= np.minimum(0.5, most)) & (most > 0.01)
@@ -122,8 +122,8 @@ def _scan(
 
 def _scene_grid(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Small images are drawn finer and averaged, as a detector does; volumes and large images as they are."""
-    factor = 2 if len(shape) == 2 and min(shape) < FINE_ENOUGH else 1
-    return tuple(factor * size for size in shape)
+    factor = min(2.0, max(1.0, FINE_ENOUGH / min(shape))) if len(shape) == 2 else 1.0
+    return tuple(math.ceil(factor * size) for size in shape)
 
 
 def _field_of_view(population: Population, shape: tuple[int, ...], count: int, seed: int) -> tuple[float, ...]:
