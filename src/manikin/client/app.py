@@ -53,17 +53,17 @@ def audit(message: Message, context: Context) -> Message:
 def _relay(message: Message, context: Context) -> Message:
     folder = Path(str(context.node_config["hospital"]))
     try:
-        reply = _vault(folder).handle(decode_task(message.content))
+        reply = _vault(folder, embedded=bool(context.node_config.get("embedded", False))).handle(decode_task(message.content))
     except ManikinError as error:
         _keep(folder, error)
         return Message(Error(REFUSED, error.code), reply_to=message)
     return Message(encode_reply(reply), reply_to=message)
 
 
-def _vault(folder: Path) -> Vault:
+def _vault(folder: Path, *, embedded: bool) -> Vault:
     """The vault of a hospital, kept between messages: cohort and models are loaded once."""
     if folder not in _vaults:
-        _vaults[folder] = Vault(folder)
+        _vaults[folder] = Vault(folder, embedded=embedded)
     return _vaults[folder]
 
 

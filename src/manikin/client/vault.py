@@ -27,7 +27,8 @@ from manikin.common.plan import Plan, Step
 from manikin.common.study import ReleaseStage, TrainStage
 from manikin.common.wire import Reply, Task, check_arrays
 from manikin.privacy import engine
-from manikin.privacy.audit import AuditSettings, ReportContext, run_audit, write_report
+from manikin.privacy.audit import AuditSettings, run_audit
+from manikin.privacy.audit.report import ReportContext, write_report
 from manikin.privacy.budget import plan_epsilon, stage_mechanism
 from manikin.privacy.ledger import Ledger
 from manikin.privacy.mechanisms import release_sum
@@ -39,10 +40,11 @@ class Vault:
 
     Args:
         folder: the hospital's folder, made by `manikin hospital init`.
+        embedded: all hospitals run on one machine, which the audit page then says.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, embedded: bool = False) -> None:
+        self.folder, self.embedded = folder, embedded
         self.cohort = Cohort.open(folder)
         self.ledger = Ledger(folder / "ledger.sqlite")
         self._plans: dict[str, Plan] = {}
@@ -192,6 +194,14 @@ class Vault:
             delta=study.privacy.delta,
         )
         result = run_audit(model, synthetic, labels, **patients, settings=settings)
-        context = ReportContext(hospital=self.cohort.name, study=study.name, plan=plan.digest, unit=study.privacy.unit)
+        context = ReportContext(
+            hospital=self.cohort.name,
+            study=study.name,
+            plan=plan.digest,
+            unit=study.privacy.unit,
+            labels=study.data.labels,
+            embedded=self.embedded,
+            show_pairs=True,
+        )
         write_report(self.folder / "reports" / plan.digest[:12], result, context=context)
         return Reply(name=self.cohort.name)

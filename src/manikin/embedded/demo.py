@@ -7,6 +7,7 @@ hospitals run.
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from importlib import resources
@@ -18,7 +19,7 @@ import numpy as np
 from manikin.client.cohort import Cohort, create_hospital, import_source
 from manikin.common import phantoms
 from manikin.common.evaluation import evaluate_release
-from manikin.common.export import SynthesisRequest, synthesize
+from manikin.common.export import synthesize
 from manikin.common.files import write_atomically
 from manikin.common.images import Patient
 from manikin.common.release import load_release, verify_bundle
@@ -103,9 +104,8 @@ def _synthesize(federation: FederationResult, study: Study, out: Path, *, count:
     others = [label for label in study.data.labels if label != RARE]
     mix = {RARE: 0.5} | {label: 0.5 / len(others) for label in others}
     release = load_release(federation.bundle, federation.trust)
-    request = SynthesisRequest(count=count, mix=mix, seed=0, file_format="png")
     with phase("Drawing synthetic patients from the release", count) as advance:
-        synthesize(release, request, out, progress=advance)
+        synthesize(release, out, count=count, file_format="png", mix=mix, workers=os.cpu_count() or 1, progress=advance)
     return out
 
 
