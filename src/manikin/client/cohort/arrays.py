@@ -67,7 +67,7 @@ class ArrayFile:
 
 def _load(path: Path) -> dict[str, NativeArray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (
         OSError,

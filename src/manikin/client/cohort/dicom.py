@@ -18,11 +18,10 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
 
 from manikin.client.cohort import geometry, headers
 from manikin.client.cohort.geometry import Slice
+from manikin.client.cohort.inventory import Inventory
 from manikin.client.cohort.labels import Entry, Labels
 from manikin.client.cohort.native import UNLABELLED, NativeArray, Scan, UnusableError, canonical, luminance
 from manikin.client.cohort.report import ImportReport
-
-UNSTATED_TEXT = frozenset({"SC", "OT", "US", "XC", "ES", "GM"})  # modalities that often carry burnt-in text
 
 
 class DicomFolder:
@@ -40,62 +39,45 @@ class DicomFolder:
         self._root, self._files, self._labels = root, files, labels
         self.total = 2 * len(files)  # headers, then pixels
         self._open: tuple[Path, list[NativeArray]] | None = None
+        self._refused: set[Path] = set()
 
     def read(self, report: ImportReport, advance: Callable[[int], None]) -> Iterator[Scan]:
         """One scan for each volume or 2D image."""
-        found, broken = self._read_headers(report, advance)
+        inventory = Inventory(report)
+        for path in self._files:
+            inventory.add(path, self._name(path))
+            advance(1)
         names = {self._name(path) for path in self._files}
-        self._labels.check_all_found(names.union(*({s.series[1], s.patient_id} for s in found)))
-        advance(len(self._files) - len({s.file for s in found}))
-        for series in geometry.group(found):
-            try:
-                stacks = geometry.stacks(series) if len(self._distinct(series)) == 1 else [[s] for s in series]
-            except UnusableError as error:
-                report.refuse(self._name(series[0].file), error.reason, error.detail, files=_count_files(series))
-                stacks = []
-            for stack in stacks:
-                yield from self._read_stack(stack, broken, report)
+        self._labels.check_all_found(names.union(*({s.series[1], s.patient_id} for s in inventory.slices)))
+        advance(len(self._files) - _count_files(inventory.slices))
+        for series in geometry.group(inventory.slices):
+            for stack in self._stacks(series, report):
+                yield from self._read_stack(stack, inventory.broken, report)
             advance(_count_files(series))
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
 
-    def _entry(self, s: Slice) -> Entry | None:
-        return self._labels.find(self._name(s.file), s.series[1], s.patient_id)
+    def _entries(self, slices: Sequence[Slice]) -> list[Entry]:
+        """What the labels say of these slices, each entry once."""
+        found = (self._labels.find(self._name(s.file), s.series[1], s.patient_id) for s in slices)
+        return list(dict.fromkeys(entry for entry in found if entry is not None))
 
-    def _distinct(self, series: Sequence[Slice]) -> set[Entry | None]:
-        """Slices of a series with labels of their own become 2D images."""
-        return {self._entry(s) for s in series}
-
-    def _read_headers(self, report: ImportReport, advance: Callable[[int], None]) -> tuple[list[Slice], set[str]]:
-        """All slices, and the series of which a file is unusable."""
-        found: list[Slice] = []
-        broken: set[str] = set()
-        dropped: set[str] = set()
-        for path in self._files:
-            header = None
-            try:
-                header = headers.read_header(path)
-                if header is None or not headers.is_image(header):
-                    report.non_images += 1
-                else:
-                    keywords, private = headers.identifying(header)
-                    dropped |= keywords
-                    report.private_tags_dropped += private
-                    headers.check_header(header)
-                    found += headers.slices(header, path)
-                    _note_unstated_text(header, report)
-            except UnusableError as error:
-                report.refuse(self._name(path), error.reason, error.detail)
-                if header is not None:
-                    broken.add(headers.text(header, "SeriesInstanceUID"))
-            advance(1)
-        report.headers_dropped = sorted(dropped)
-        return found, broken - {""}
+    def _stacks(self, series: Sequence[Slice], report: ImportReport) -> list[list[Slice]]:
+        """The images of a series; one whose slices have labels of their own falls into 2D images."""
+        if len(self._entries(series)) > 1:
+            return [[s] for s in series]
+        try:
+            return geometry.stacks(series)
+        except UnusableError as error:
+            report.refuse(self._name(series[0].file), error.reason, error.detail, files=_count_files(series))
+            return []
 
     def _read_stack(self, stack: Sequence[Slice], broken: set[str], report: ImportReport) -> Iterator[Scan]:
         first = stack[0]
-        entry = self._entry(first) or Entry(UNLABELLED)
+        if first.file in self._refused:
+            return
+        entry = next(iter(self._entries(stack)), Entry(UNLABELLED))
         patient_id = entry.patient_id or first.patient_id
         try:
             if not patient_id:
@@ -105,6 +87,7 @@ class DicomFolder:
             planes = [self._plane(s) for s in stack]
             yield Scan(geometry.assemble(planes, stack), self._name(first.file), entry.label, patient_id, entry.site)
         except UnusableError as error:
+            self._refused.add(first.file)
             report.refuse(self._name(first.file), error.reason, error.detail, files=_count_files(stack))
 
     def _plane(self, s: Slice) -> NativeArray:
@@ -120,32 +103,15 @@ def _count_files(slices: Sequence[Slice]) -> int:
     return len({s.file for s in slices})
 
 
-def _note_unstated_text(header: Dataset, report: ImportReport) -> None:
-    if headers.text(header, "Modality") in UNSTATED_TEXT and not headers.text(header, "BurnedInAnnotation"):
-        report.note(
-            "some images are of a kind that often has text burnt in (captures, ultrasound) and do not say whether they "
-            "have: look at them before a study"
-        )
-
-
 def read_planes(path: Path) -> list[NativeArray]:
     """The frames of a DICOM file: grey, rescaled, bright is dense; each (rows, columns).
 
     Raises:
         UnusableError: they cannot be decoded.
     """
-    try:
-        dataset = headers.quietly(pydicom.dcmread, path)
-        stored = headers.quietly(_grey, dataset)
-        return [_compact(headers.quietly(_rescaled, dataset, frame, i)) for i, frame in enumerate(stored)]
-    except UnusableError:
-        raise
-    except Exception as error:  # a broken file makes the decoders raise whatever they were doing
-        words = str(error).lower()
-        if "unable to decompress" in words or isinstance(error, NotImplementedError):
-            raise UnusableError("unsupported", "no installed decoder reads its compression") from error
-        short = isinstance(error, EOFError) or "truncated" in words or "less than" in words
-        raise UnusableError("truncated" if short else "unreadable") from error
+    with headers.reading():
+        dataset = pydicom.dcmread(path)
+        return [_compact(_rescaled(dataset, frame, i)) for i, frame in enumerate(_grey(dataset))]
 
 
 def _grey(dataset: Dataset) -> NativeArray:

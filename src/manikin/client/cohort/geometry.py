@@ -17,6 +17,8 @@ from nibabel.orientations import apply_orientation, io_orientation
 from manikin.client.cohort.native import NativeArray, NativeImage, UnusableError
 
 SAME_PLACE_MM = 0.02
+SAME_DIRECTION = 0.01  # of a direction cosine
+SAME_SPACING_MM = 0.001
 GAP_TOLERANCE = 0.25  # of the median gap; a missing slice doubles a gap
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
@@ -61,12 +63,29 @@ class Slice:
 
 def group(slices: Sequence[Slice]) -> list[list[Slice]]:
     """Slices of one series and one geometry, in a fixed order."""
-    groups: dict[tuple[object, ...], list[Slice]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[list[Slice]]] = defaultdict(list)
     for s in slices:
-        orientation = None if s.orientation is None else tuple(np.round(s.orientation, 2) + 0.0)
-        spacing = None if s.spacing_mm is None else tuple(np.round(s.spacing_mm, 3))
-        groups[(*s.series, orientation, spacing, s.position is None)].append(s)
-    return list(groups.values())
+        for alike in groups[s.series]:
+            if _same_geometry(alike[0], s):
+                alike.append(s)
+                break
+        else:
+            groups[s.series].append([s])
+    return [alike for series in groups.values() for alike in series]
+
+
+def _same_geometry(one: Slice, other: Slice) -> bool:
+    return (
+        (one.position is None) == (other.position is None)
+        and _close(one.orientation, other.orientation, SAME_DIRECTION)
+        and _close(one.spacing_mm, other.spacing_mm, SAME_SPACING_MM)
+    )
+
+
+def _close(one: Sequence[float] | None, other: Sequence[float] | None, tolerance: float) -> bool:
+    if one is None or other is None:
+        return one is other
+    return max(abs(a - b) for a, b in zip(one, other, strict=True)) <= tolerance
 
 
 def stacks(slices: Sequence[Slice]) -> list[list[Slice]]:

@@ -7,6 +7,8 @@ instance UIDs, free text, and the institutional keywords below.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ NOT_SCANS = frozenset(
 )  # fmt: skip
 PATIENT_GROUP = 0x0010
 COSINE_TOLERANCE = 0.01
+MAX_FRAMES = 20_000  # the longest CT series have some thousand
 IDENTIFYING_VRS = frozenset({"PN", "DA", "TM", "DT", "LT", "ST", "UT"})
 HARMLESS_UIDS = ("SOPClassUID", "TransferSyntaxUID", "ImplementationClassUID", "CodingSchemeUID", "ContextUID")
 IDENTIFYING_KEYWORDS = frozenset(
@@ -53,20 +56,44 @@ def read_header(path: Path) -> Dataset | None:
         UnusableError: the file calls itself DICOM and cannot be read.
     """
     try:
-        return quietly(pydicom.dcmread, path, stop_before_pixels=True)
+        return pydicom.dcmread(path, stop_before_pixels=True)
     except InvalidDicomError as error:
         if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
             raise UnusableError("unreadable", "it is named as DICOM and is none") from error
         return None
-    except Exception as error:  # a broken file makes pydicom raise whatever it was doing
-        raise UnusableError("truncated" if isinstance(error, EOFError) else "unreadable") from error
 
 
-def quietly(function: Any, *arguments: Any, **options: Any) -> Any:
-    """Call into pydicom, whose warnings quote header values, without letting them be shown."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return function(*arguments, **options)
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Around every use of pydicom on a file that may be broken: quiet, and with one kind of error.
+
+    pydicom's warnings and log lines quote header values, so none is shown; and a broken file makes it raise whatever
+    it was doing.
+
+    Raises:
+        UnusableError: whatever was raised inside.
+    """
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except UnusableError:
+        raise
+    except Exception as error:
+        raise UnusableError(_reason(error)) from error
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    words = str(error).lower()
+    if "unable to decompress" in words or "not support" in words or isinstance(error, NotImplementedError):
+        return "unsupported"
+    cut = isinstance(error, EOFError) or "truncated" in words or "less than" in words
+    return "truncated" if cut else "unreadable"
 
 
 def is_image(header: Dataset) -> bool:
@@ -101,13 +128,12 @@ def slices(header: Dataset, path: Path) -> list[Slice]:
     """What the header says of each frame.
 
     Raises:
-        UnusableError: a geometry that cannot be read.
+        UnusableError: an absurd number of frames.
     """
-    try:
-        frames = max(1, int(header.get("NumberOfFrames") or 1))
-        return [_slice(header, path, frame, alone=frames == 1) for frame in range(frames)]
-    except Exception as error:  # a broken header makes pydicom raise whatever it was doing
-        raise UnusableError("unreadable", "its header cannot be understood") from error
+    frames = max(1, int(header.get("NumberOfFrames") or 1))
+    if frames > MAX_FRAMES:
+        raise UnusableError("unreadable", f"its header speaks of more than {MAX_FRAMES} frames")
+    return [_slice(header, path, frame, alone=frames == 1) for frame in range(frames)]
 
 
 def _slice(header: Dataset, path: Path, frame: int, *, alone: bool) -> Slice:
@@ -144,12 +170,12 @@ def functional(header: Dataset, frame: int, sequence: str) -> Dataset:
 
 def text(header: Dataset, keyword: str) -> str:
     """A header value as stripped text, "" where it is missing."""
-    value = quietly(header.get, keyword)
+    value = header.get(keyword)
     return "" if value is None else str(value).replace("\0", "").strip()
 
 
 def _several(header: Dataset, keyword: str) -> list[Any]:
-    value = quietly(header.get, keyword)
+    value = header.get(keyword)
     return [] if value is None else [value] if isinstance(value, str) else list(value)
 
 
@@ -168,20 +194,13 @@ def _orthonormal(cosines: tuple[float, ...] | None) -> tuple[float, ...] | None:
 
 
 def identifying(header: Dataset) -> tuple[set[str], int]:
-    """Keywords of identifying elements that are filled, nested ones included, and the number of private elements.
-
-    Raises:
-        UnusableError: the header cannot be walked.
-    """
+    """Keywords of identifying elements that are filled, nested ones included, and the number of private elements."""
     keywords: set[str] = set()
     private = 0
-    try:
-        for tag, filled in _elements(header):
-            private += tag.is_private
-            if filled and not tag.is_private and _identifies(tag):
-                keywords.add(keyword_for_tag(tag))
-    except Exception as error:  # a broken header makes pydicom raise whatever it was doing
-        raise UnusableError("unreadable", "its header cannot be understood") from error
+    for tag, filled in _elements(header):
+        private += tag.is_private
+        if filled and not tag.is_private and _identifies(tag):
+            keywords.add(keyword_for_tag(tag))
     return keywords, private
 
 
@@ -191,7 +210,7 @@ def _elements(dataset: Dataset) -> Iterator[tuple[BaseTag, bool]]:
         element = dataset.get_item(tag)
         yield tag, bool(element.value)
         if not tag.is_private and (element.VR or _vr(tag)) == "SQ":
-            for item in quietly(dataset.__getitem__, tag).value or ():
+            for item in dataset[tag].value or ():
                 yield from _elements(item)
 
 

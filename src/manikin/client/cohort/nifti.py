@@ -109,6 +109,8 @@ def read_nifti(path: Path) -> NativeImage:
     try:
         image = nibabel.load(path)
         unit = image.header.get_xyzt_units()[0] if hasattr(image.header, "get_xyzt_units") else "mm"
+        if len(image.shape) == 2:
+            image = nibabel.Nifti1Image(np.asanyarray(image.dataobj)[..., None], image.affine)
         image = nibabel.as_closest_canonical(image)
         pixels = np.asanyarray(image.dataobj)
     except EOFError as error:
@@ -120,8 +122,6 @@ def read_nifti(path: Path) -> NativeImage:
 
 
 def _as_image(pixels: NativeArray, spacing: NativeArray) -> NativeImage:
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
     if pixels.ndim == 5 and pixels.shape[3] == 1:
         pixels = pixels[..., 0, :]
     if pixels.ndim == 3:

@@ -10,12 +10,13 @@ Else the field of view is resized to `shape`. A volume in a 2D study becomes its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import GaussianSmooth, Resize, ResizeWithPadOrCrop, ScaleIntensityRange, Spacing
+from monai.transforms import GaussianSmooth, Resize, ResizeWithPadOrCrop, ScaleIntensityRange, SpatialResample
 
 from manikin.client.cohort.native import Axes, NativeArray
 from manikin.client.cohort.nifti import hang
@@ -23,6 +24,7 @@ from manikin.common.images import Float32Array
 from manikin.common.study import Data
 
 FLAT_SLICE_STD = 0.02  # of the range of 2: air, or less than a hundredth of the window
+GAUSSIAN_REACH = 4.0  # standard deviations, where MONAI cuts its kernel
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
 
@@ -93,28 +95,52 @@ def _varied(slices: Float32Array) -> NativeArray:
 
 def brought_to_shape(images: Float32Array, data: Data, spacing_mm: tuple[float, ...] | None) -> Float32Array:
     """Images (n, c, *spatial) in [-1, 1] with the study's shape (n, c, *shape)."""
-    stacked = np.ascontiguousarray(images.reshape(-1, *images.shape[2:]))
+    stacked = torch.from_numpy(np.ascontiguousarray(images.reshape(-1, *images.shape[2:])))
     if data.spacing_mm is not None and spacing_mm is not None:
-        result = _resampled(stacked, spacing_mm, data.spacing_mm)
-        result = ResizeWithPadOrCrop(spatial_size=data.shape, mode="constant", value=-1.0)(result)
+        resampled = _resampled(stacked, spacing_mm, data.spacing_mm, data.shape)
+        result = ResizeWithPadOrCrop(spatial_size=data.shape, mode="constant", value=-1.0)(resampled)
     else:
-        mode = INTERPOLATION[data.spatial_dims]
-        result = Resize(spatial_size=data.shape, mode=mode, anti_aliasing=True)(torch.from_numpy(stacked))
+        factors = [old / new for old, new in zip(stacked.shape[1:], data.shape, strict=True)]
+        resize = Resize(spatial_size=data.shape, mode=INTERPOLATION[data.spatial_dims])
+        result = resize(_smoothed(stacked, factors))
     brought = _plain(result).clamp(-1.0, 1.0).to(torch.float32).numpy()
     return np.asarray(brought.reshape(*images.shape[:2], *data.shape))
 
 
-def _resampled(stacked: Float32Array, old_mm: Sequence[float], new_mm: Sequence[float]) -> torch.Tensor:
-    """Images (k, *spatial) at another spacing; smoothed before, as `Resize` does, on the axes that shrink."""
-    tensor = torch.from_numpy(stacked)
+def _resampled(
+    stacked: torch.Tensor, old_mm: Sequence[float], new_mm: Sequence[float], shape: Sequence[int]
+) -> torch.Tensor:
+    """Images (k, *spatial) at another spacing, the middle of the field of view where it was.
+
+    The number of pixels is even where the study's is, and odd where that is: cropping then moves nothing.
+    """
     if np.allclose(old_mm, new_mm, rtol=1e-3):
-        return tensor
-    sigmas = [max(0.0, (new / old - 1.0) / 2.0) for old, new in zip(old_mm, new_mm, strict=True)]
-    if any(sigmas):
-        tensor = _plain(GaussianSmooth(sigma=sigmas)(tensor))
-    affine = torch.diag(torch.tensor([*old_mm, *[1.0] * (4 - len(old_mm))], dtype=torch.float64))
-    resample = Spacing(pixdim=tuple(new_mm), mode="bilinear", padding_mode="border")
-    return _plain(resample(MetaTensor(tensor, affine=affine)))
+        return stacked
+    old, new = np.array(old_mm), np.array(new_mm)
+    extent = np.array(stacked.shape[1:]) * old / new
+    size = np.maximum(1, shape + 2 * np.rint((extent - shape) / 2)).astype(int)
+    affine, target = np.eye(4), np.eye(4)
+    spatial = range(len(old))
+    affine[spatial, spatial], target[spatial, spatial] = old, new
+    target[: len(old), 3] = ((np.array(stacked.shape[1:]) - 1) * old - (size - 1) * new) / 2
+    smooth = MetaTensor(_smoothed(stacked, new / old), affine=torch.from_numpy(affine))
+    resample = SpatialResample(mode="bilinear", padding_mode="border")
+    return _plain(resample(smooth, dst_affine=torch.from_numpy(target), spatial_size=size.tolist()))
+
+
+def _smoothed(stacked: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
+    """Images (k, *spatial) without detail finer than the new pixels, which are `factors` times as far apart.
+
+    MONAI's filter takes what lies beyond the border for 0, which is mid-grey here: the border is repeated first.
+    """
+    sigmas = [max(0.0, (factor - 1.0) / 2.0) for factor in factors]
+    if not any(sigmas):
+        return stacked
+    reach = [math.ceil(GAUSSIAN_REACH * sigma) for sigma in sigmas]
+    margins = [margin for width in reversed(reach) for margin in (width, width)]
+    padded = torch.nn.functional.pad(stacked[None], margins, mode="replicate")[0]
+    inside = tuple(slice(width, width + size) for width, size in zip(reach, stacked.shape[1:], strict=True))
+    return _plain(GaussianSmooth(sigma=sigmas)(padded))[(slice(None), *inside)]
 
 
 def _plain(image: torch.Tensor) -> torch.Tensor:
