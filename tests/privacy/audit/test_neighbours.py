@@ -41,9 +41,9 @@ def test_blocks_do_not_matter_and_ties_go_to_the_first(monkeypatch):
 
 def test_a_near_copy_far_from_the_origin_is_not_lost_to_rounding():
     rng = np.random.default_rng(1)
-    base = (1000 + rng.normal(size=(200, 64))).astype(np.float32)
-    queries = base + np.float32(1e-3)
-    index, distance = nearest(queries, base)
+    clusters = np.where(np.arange(200) % 2, 1000, -1000)[:, None]  # far from their common centre, too
+    base = (clusters + 0.05 * rng.normal(size=(200, 64))).astype(np.float32)
+    index, distance = nearest(base + np.float32(1e-3), base)
     assert index.tolist() == list(range(200))
     assert np.all(distance < 0.01)
 

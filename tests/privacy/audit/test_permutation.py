@@ -6,7 +6,7 @@ from scipy.stats import binom, hypergeom
 
 from manikin.privacy.audit.permutation import copies_pass, detectable_copies, scan, usable_ranks
 
-REPETITIONS = 300
+REPETITIONS = 600
 
 
 @pytest.mark.parametrize("distinct", [0, 4, 40])
@@ -15,10 +15,10 @@ def test_false_alarms_stay_at_the_level_with_and_without_ties(distinct):
     rng = np.random.default_rng(distinct)
     alarms = 0
     for _ in range(REPETITIONS):
-        scores = rng.normal(size=250)
+        scores = rng.normal(size=200)
         if distinct:
             scores = np.round(scores * distinct / 6)
-        alarms += scan(scores[:200], scores[200:], rng=rng).p_value <= 0.05
+        alarms += scan(scores[:100], scores[100:], rng=rng).p_value <= 0.05
     assert alarms <= binom.isf(1e-4, REPETITIONS, 0.05)
 
 

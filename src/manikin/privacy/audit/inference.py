@@ -68,7 +68,7 @@ class Inference:
             verdict=verdict,
             result=self._result(),
             reason=self._reason(verdict, p_adjusted),
-            detectable=_detectable_words(detectable, settings.fpr),
+            detectable=_detectable_words(detectable, settings),
             detectable_share=detectable,
             statistic_name=f"share of training patients recognised at {settings.fpr:g} false positives",
             statistic=self.tpr,
@@ -167,10 +167,11 @@ def measure_inference(name: str, scores: Scores, settings: AuditSettings, *, lev
     )
 
 
-def _detectable_words(share: float, fpr: float) -> str:
+def _detectable_words(share: float, settings: AuditSettings) -> str:
     if share >= 1:
         return "Nothing at this threshold: with so few patients only a gross leak shows, in the area under the curve."
     return (
-        f"A generator that gives away {per_hundred(share)} training patients, at {per_hundred(fpr)} false alarms, "
-        "would have failed four times out of five."
+        f"A generator that gives away {per_hundred(settings.tpr_limit)} training patients would have passed in at most "
+        f"{per_hundred(settings.alpha / 2)} audits; one that gives away {per_hundred(share)} would have failed four "
+        "times out of five."
     )

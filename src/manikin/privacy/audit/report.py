@@ -38,7 +38,7 @@ UNIT_NOTICE = (
     "person with several images is protected and tested less than it seems."
 )
 HEADLINES = {
-    "pass": "No leak above the plan's limits was found, by tests strong enough to find one.",
+    "pass": "These tests found no leak, and were strong enough to rule out one above the plan's limits.",
     "fail": "There is evidence that this generator gives away patients it was trained on. It should not be released.",
     "inconclusive": "The evidence does not settle it: no test failed, but a leak above the limits is not excluded.",
 }
