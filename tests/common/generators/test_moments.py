@@ -13,7 +13,7 @@ from manikin.common.generators import GeneratorSpec
 from manikin.common.generators.moments import Moments
 from manikin.common.images import Patient
 
-SPEC = GeneratorSpec("moments", 1, (8, 8), ("a", "b"), {"coefficients": 9, "bands": 3})
+SPEC = GeneratorSpec("moments", 1, (8, 8), ("a", "b"), {"coefficients": 9, "bands": 3, "middle": 6})
 SPEC_3D = GeneratorSpec("moments", 2, (5, 6, 4), ("a",), {"coefficients": 12, "bands": 2})
 
 

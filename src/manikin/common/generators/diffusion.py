@@ -43,7 +43,7 @@ SIGMA_DATA, SIGMA_MIN, BLIND_SIGMA, RHO = 0.5, 0.02, 20.0, 5.0
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
 GOLDEN = 0.6180339887498949
 SAMPLE_BATCH = 128
-TRAIN_BATCH = 64
+TRAIN_BATCH, TRAIN_VOXELS = 64, 1 << 17
 LEARNING_RATE = 2e-3
 
 
@@ -120,7 +120,7 @@ class Diffusion:
         Args:
             images: float32 (n, c, *spatial) in [-1, 1].
             conditions: int64 (n,), or None for images of no class (the null class).
-            steps: gradient steps of 64 images.
+            steps: gradient steps of 64 images, fewer of large ones.
             generator: source of batches, noise levels and noise.
             progress: called with 1 after each step.
         """
@@ -128,7 +128,7 @@ class Diffusion:
         labels = null if conditions is None else conditions
 
         def batch() -> tuple[Tensor, Tensor]:
-            chosen = torch.randint(len(images), (TRAIN_BATCH,), generator=generator)
+            chosen = torch.randint(len(images), (self._batch_size,), generator=generator)
             return images[chosen], labels[chosen]
 
         self._train(batch, steps, generator, progress)
@@ -154,13 +154,18 @@ class Diffusion:
         self.moments = Moments.from_state(self.spec, moments.state())
 
         def batch() -> tuple[Tensor, Tensor]:
-            labels = torch.randint(classes, (TRAIN_BATCH,), generator=generator)
+            labels = torch.randint(classes, (self._batch_size,), generator=generator)
             if prior_images is None:
                 return moments.sample(labels, generator=generator), labels
-            chosen = prior_images[torch.randint(len(prior_images), (TRAIN_BATCH,), generator=generator)]
+            chosen = prior_images[torch.randint(len(prior_images), (self._batch_size,), generator=generator)]
             return moments.transport(chosen, labels, generator=generator), labels
 
         self._train(batch, self._adapt_steps(steps), generator, progress)
+
+    @property
+    def _batch_size(self) -> int:
+        """Images a step: fewer where they are large, at least 2."""
+        return max(2, min(TRAIN_BATCH, TRAIN_VOXELS // math.prod(self.spec.shape)))
 
     def _adapt_steps(self, steps: int | None) -> int:
         return int(self.options["adapt_steps"]) if steps is None else steps

@@ -1,4 +1,4 @@
-"""What a `moments` release reads of an image, bounded: low coefficients and amplitudes of higher bands.
+"""What a `moments` release reads of an image, bounded: low and middle coefficients, and amplitudes of higher bands.
 
 All scales are public: fixed by the shape alone, or by public images. Every vector is cut to norm 1, so that the
 statistic built on it has a bound that no patient can move.
@@ -17,22 +17,25 @@ from manikin.common.generators.shrinkage import symmetric_power
 from manikin.common.generators.transforms import CosineBasis
 
 RIDGE = 0.2  # share of the diagonal in the public covariance that whitens
-LOW_REACH, BAND_REACH = 1.4, 0.8  # norm at which vectors are cut, in units of the public images' rms
+TEXTURE_POWER = 0.5  # mean square of a pixel before public images are known: wide, so that real images fit
+LOW_REACH, MIDDLE_REACH, BAND_REACH = 1.4, 1.4, 0.8  # norm at which vectors are cut, in units of the public images' rms
 
 
 @dataclass(frozen=True)
 class Features:
-    """Rows of norm at most 1, float64: low (n, k), bands (n, b)."""
+    """Rows of norm at most 1, float64: low (n, k), middle (n, j), bands (n, b)."""
 
     low: Tensor
+    middle: Tensor
     bands: Tensor
 
 
 class FeatureMap:
     """Public centre and scale of every coefficient, and the features measured with them."""
 
-    def __init__(self, basis: CosineBasis, *, bands: int) -> None:
+    def __init__(self, basis: CosineBasis, *, middle: int, bands: int) -> None:
         self.basis = basis
+        self.middle = basis.high[:middle]
         self.band_count = bands if len(basis.high) else 0
         self.band_of = basis.rings(basis.high, max(self.band_count, 1))
         self.tensors = self._from_shape()
@@ -41,7 +44,7 @@ class FeatureMap:
         """Before any public image is known: zero mean, power falling with frequency."""
         radius = self.basis.radius
         falloff = (radius + 0.5 / max(self.basis.shape)).pow(-1.3)
-        std = falloff * (0.25 * len(radius) / falloff.square().sum()).sqrt()
+        std = falloff * (TEXTURE_POWER * len(radius) / falloff.square().sum()).sqrt()
         spread = torch.full((self.band_count,), 0.3)
         return self._scales(torch.zeros(len(std)), std, torch.diag(std[self.basis.low].square()), spread)
 
@@ -75,6 +78,11 @@ class FeatureMap:
         return 1 / (LOW_REACH**2 * len(self.basis.low))
 
     @property
+    def middle_scale(self) -> float:
+        """One standard deviation of a middle coefficient, in feature units."""
+        return 1 / (MIDDLE_REACH * math.sqrt(max(len(self.middle), 1)))
+
+    @property
     def band_scale(self) -> float:
         """A deviation by the public images' whole amplitude of a band, in feature units."""
         return 1 / (BAND_REACH * math.sqrt(max(self.band_count, 1)))
@@ -102,8 +110,10 @@ class FeatureMap:
     def measure(self, images: Tensor) -> Features:
         """Bounded features of images (n, c, *spatial)."""
         spectrum = self.basis.spectrum(images.float())
+        middle = (spectrum - self.tensors["spectrum_mean"])[:, self.middle] / self.tensors["spectrum_std"][self.middle]
         return Features(
             cut(self.whiten(spectrum)),
+            cut(middle.double() * self.middle_scale),
             cut((self.amplitudes(spectrum) - 1) * self.band_scale),
         )
 

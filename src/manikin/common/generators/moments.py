@@ -31,9 +31,10 @@ from manikin.common.generators.shrinkage import symmetric_power
 from manikin.common.generators.transforms import CosineBasis
 from manikin.common.images import Patient
 
-OPTIONS = {"coefficients": 49, "bands": 6, "bank": 512, "prior": "phantoms"}
-# Shares of the squared norm bound: count, means, second moments, band amplitudes and their squares.
-SHARES = {"count": 0.04, "mean": 0.24, "second": 0.64, "amplitude": 0.04, "power": 0.04}
+OPTIONS = {"coefficients": 49, "middle": 0, "bands": 6, "bank": 512, "prior": "phantoms"}
+# Shares of the squared norm bound: count, means, second moments, middle means, band amplitudes and
+# their squares; a block without coordinates leaves its share to the others.
+SHARES = {"count": 0.04, "mean": 0.24, "second": 0.64, "middle": 0.24, "amplitude": 0.04, "power": 0.04}
 BANK_VOXELS = 1 << 22
 FRESH = 0.35  # share of a sample's variation that does not come from its public image
 
@@ -49,11 +50,20 @@ class Moments:
         voxels = spec.channels * math.prod(spec.shape)
         self.count = min(int(self.options["coefficients"]), voxels)
         basis = CosineBasis(spec.channels, spec.shape, self.count)
-        self.features = FeatureMap(basis, bands=int(self.options["bands"]))
+        self.features = FeatureMap(basis, middle=int(self.options["middle"]), bands=int(self.options["bands"]))
         self.upper = torch.triu_indices(self.count, self.count)
         self.norm_bound = 1.0
+        self._widths = self._block_widths()
+        present = {name: share * (width > 0) for (name, share), width in zip(SHARES.items(), self._widths, strict=True)}
+        self._shares = {name: share / sum(present.values()) for name, share in present.items()}
         self._bank = torch.zeros(0, spec.channels, *spec.shape)
         self._fitted = self._unfitted()
+
+    def _block_widths(self) -> list[int]:
+        """Coordinates of each block of a class, in the order of `SHARES`."""
+        features = self.features
+        triangle, bands = len(self.upper[0]), features.band_count
+        return [1, self.count, triangle, len(features.middle), bands, bands]
 
     def _unfitted(self) -> dict[str, Tensor]:
         """Every class has the moments of the prior."""
@@ -62,6 +72,7 @@ class Moments:
             "counts": torch.zeros(classes),
             "mean": torch.zeros(classes, self.count),
             "covariance": (features.low_variance * torch.eye(self.count)).repeat(classes, 1, 1),
+            "middle": torch.zeros(classes, len(features.middle)),
             "amplitude": torch.ones(classes, features.band_count),
             "amplitude_std": features.tensors["band_std"].clone(),
         }
@@ -80,12 +91,12 @@ class Moments:
     def statistic(self, patient: Patient) -> NDArray[np.float64]:
         """One bounded vector of a patient: the mean over its images of what each adds to the block of its class.
 
-        An image adds [a, b z, c vech(z z^T), d u, e u^2] to the block of its class and 0 to all others. Cut
-        features have |z|, |u| <= 1; vech carries sqrt(2) off the diagonal, so |vech(z z^T)| = |z|^2 <= 1;
-        |u^2| <= |u|^2 <= 1; and a^2 + ... + e^2 = 1: norm at most 1. So has a mean of such vectors.
+        An image adds [a, b z, c vech(z z^T), d m, e u, f u^2] to the block of its class and 0 to all others. Cut
+        features have |z|, |m|, |u| <= 1; vech carries sqrt(2) off the diagonal, so |vech(z z^T)| = |z|^2 <= 1;
+        |u^2| <= |u|^2 <= 1; and a^2 + ... + f^2 = 1: norm at most 1. So has a mean of such vectors.
 
         Returns:
-            float64 (classes * (1 + k + k (k + 1) / 2 + 2 bands),), L2 norm at most `norm_bound`.
+            float64 (classes * (1 + k + k (k + 1) / 2 + middle + 2 bands),), L2 norm at most `norm_bound`.
 
         Raises:
             BadData: an image is not finite or a label is not one of the spec's.
@@ -98,8 +109,8 @@ class Moments:
             raise BadData("A label is not one of the study's classes.", "", "Check [data] labels.")
         seen = self.features.measure(images)
         vech = seen.low[:, self.upper[0]] * seen.low[:, self.upper[1]] * self._off_diagonal()
-        parts = (torch.ones(len(images), 1), seen.low, vech, seen.bands, seen.bands.square())
-        scaled = [math.sqrt(s) * part for s, part in zip(SHARES.values(), parts, strict=True)]
+        parts = (torch.ones(len(images), 1), seen.low, vech, seen.middle, seen.bands, seen.bands.square())
+        scaled = [math.sqrt(s) * part for s, part in zip(self._shares.values(), parts, strict=True)]
         vectors = torch.cat(scaled, 1).numpy() / len(images)
         total = np.zeros((classes, vectors.shape[1]))
         np.add.at(total, patient.labels, vectors)
@@ -118,20 +129,23 @@ class Moments:
         Raises:
             BadData: wrong length or not finite.
         """
-        classes, k, features = len(self.spec.labels), self.count, self.features
-        widths = [1, k, k * (k + 1) // 2, features.band_count, features.band_count]
-        if noisy_sum.shape != (classes * sum(widths),) or not np.isfinite(noisy_sum).all():
+        classes, features = len(self.spec.labels), self.features
+        if noisy_sum.shape != (classes * sum(self._widths),) or not np.isfinite(noisy_sum).all():
             raise BadData("The released sum does not fit this generator.", "", "Use the plan's generator settings.")
-        blocks = torch.split(torch.from_numpy(noisy_sum.reshape(classes, -1)), widths, 1)
-        named = zip(SHARES.items(), blocks, strict=True)
-        sums = {name: Sums(block / math.sqrt(share), noise_std / math.sqrt(share)) for (name, share), block in named}
+        blocks = torch.split(torch.from_numpy(noisy_sum.reshape(classes, -1)), self._widths, 1)
+        named = zip(self._shares.items(), blocks, strict=True)
+        sums = {
+            name: Sums(block / math.sqrt(share or 1), noise_std / math.sqrt(share or 1))
+            for (name, share), block in named
+        }
         n = sums["count"].values[:, 0].clamp_min(max(1.0, 2 * sums["count"].noise_std))
         mean = fit_means(sums["mean"], n, group=12)
         second = Sums(self._matrices(sums["second"].values), sums["second"].noise_std)
         covariance = fit_covariances(second, n, mean, prior_variance=features.low_variance)
         scales = (features.band_scale, features.tensors["band_std"].double())
+        middle = fit_means(sums["middle"], n, group=25) / features.middle_scale
         amplitude, spread = fit_amplitudes(sums["amplitude"], sums["power"], n, scale=scales[0], prior_std=scales[1])
-        fitted = (sums["count"].values[:, 0].clamp_min(0), mean, covariance, amplitude, spread)
+        fitted = (sums["count"].values[:, 0].clamp_min(0), mean, covariance, middle, amplitude, spread)
         self._fitted = {name: t.float() for name, t in zip(self._fitted, fitted, strict=True)}
 
     def _matrices(self, vech: Tensor) -> Tensor:
@@ -177,7 +191,15 @@ class Moments:
         if features.band_count:
             self._raise_bands(spectrum, conditions)
         spectrum[:, features.basis.low] = features.unwhiten(moved)
+        spectrum[:, features.middle] += self._shift(conditions)
         return features.basis.image(spectrum).clamp(-1, 1)
+
+    def _shift(self, conditions: Tensor) -> Tensor:
+        """What to add to middle coefficients, so that their means become the released ones (n, middle)."""
+        features, fitted, middle = self.features, self._fitted, self.features.middle
+        usual = fitted["amplitude"][:, features.band_of[: len(middle)]] if features.band_count else 1.0
+        mean, std = features.tensors["spectrum_mean"][middle], features.tensors["spectrum_std"][middle]
+        return (fitted["middle"] * std + (1 - usual) * mean)[conditions]
 
     def _raise_bands(self, spectrum: Tensor, conditions: Tensor) -> None:
         """Bring band amplitudes to the released ones, in place."""
@@ -196,7 +218,7 @@ class Moments:
         Raises:
             ProtocolViolation: the tensors do not fit each other or the spec.
         """
-        sizes = {"coefficients": "mean", "bands": "amplitude"}
+        sizes = {"coefficients": "mean", "middle": "middle", "bands": "amplitude"}
         if not all(name in state and state[name].ndim == 2 for name in sizes.values()):
             check_state(state, {name: torch.zeros(1, 1) for name in sizes.values()})
         options = {option: state[name].shape[1] for option, name in sizes.items()}
