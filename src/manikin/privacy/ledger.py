@@ -182,7 +182,8 @@ class Ledger:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    existing = f"{path.absolute().as_uri()}?mode=rw"  # a ledger that vanished must not be begun anew unnoticed
+    db = sqlite3.connect(existing, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")

@@ -54,7 +54,8 @@ def clip(vector: Vector, *, bound: float) -> tuple[Vector, float]:
 
     Never raises for what the vector holds, so that whether a step succeeds says nothing about a patient.
     """
-    norm = float(np.linalg.norm(vector))
+    with np.errstate(over="ignore", invalid="ignore"):
+        norm = float(np.linalg.norm(vector))
     if not math.isfinite(norm):
         return np.zeros_like(vector), norm
     return (vector * (bound / norm), norm) if norm > bound else (vector, norm)
