@@ -22,7 +22,7 @@ def verdicts(result):
 
 @pytest.mark.parametrize("collapsed", [False, True], ids=["fresh", "mode-collapsed"])
 def test_an_honest_generator_fails_no_more_often_than_the_level(images, run, collapsed):
-    rng, repetitions, failures = np.random.default_rng(4 + collapsed), 60, 0
+    rng, repetitions, failures = np.random.default_rng(4 + collapsed), 40, 0
     for _ in range(repetitions):
         synthetic = images(rng, 150)
         if collapsed:

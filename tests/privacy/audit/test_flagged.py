@@ -35,7 +35,7 @@ def test_p_value_without_leak_is_an_exact_beta_binomial_tail():
 @pytest.mark.parametrize("mu", [0.0, 0.5, 1.2])
 def test_interval_covers_the_true_rate_at_the_asked_false_positive_rate(mu):
     rng = np.random.default_rng(int(10 * mu))
-    truth, repetitions = tpr_on_curve(0.02, mu), 300
+    truth, repetitions = tpr_on_curve(0.02, mu), 200
     intervals = [tpr_interval(DESIGN, *simulate(rng, mu), alpha=0.1) for _ in range(repetitions)]
     missed = sum(not low <= truth <= high for low, high in intervals)
     assert missed <= binom.isf(1e-4, repetitions, 0.1)
@@ -49,7 +49,7 @@ def test_plain_interval_would_miss_too_often():
 
 
 def test_leak_test_holds_its_level_at_the_limit_and_finds_what_it_says():
-    rng, limit, alpha, repetitions = np.random.default_rng(5), 0.08, 0.05, 300
+    rng, limit, alpha, repetitions = np.random.default_rng(5), 0.08, 0.05, 200
     mu = float(ndtri(limit) - ndtri(0.02))
     detectable = detectable_tpr(DESIGN, limit=limit, alpha=alpha)
     larger = float(ndtri(detectable) - ndtri(0.02))

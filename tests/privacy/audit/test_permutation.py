@@ -6,10 +6,10 @@ from scipy.stats import binom, hypergeom
 
 from manikin.privacy.audit.permutation import copies_pass, detectable_copies, scan, usable_ranks
 
-REPETITIONS = 600
+REPETITIONS = 500
 
 
-@pytest.mark.parametrize("distinct", [0, 4, 40])
+@pytest.mark.parametrize("distinct", [0, 4])
 def test_false_alarms_stay_at_the_level_with_and_without_ties(distinct):
     """`distinct` > 0: only so many values of the score, as a mode-collapsed generator gives."""
     rng = np.random.default_rng(distinct)
