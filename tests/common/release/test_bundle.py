@@ -75,8 +75,18 @@ def test_the_privacy_card_names_unit_relation_both_accountants_and_each_mechanis
     assert set(record["accountants"]) == {"pld", "prv"}
     assert record["mechanisms"][0]["noise_multiplier"] == 5.0
     card = (pristine.bundle / "PRIVACY.md").read_text()
-    assert "| gaussian | 5.0 | 1.0 | 1 |" in card
+    assert "| gaussian | 5 | 1 | 1 |" in card
     assert "for one image, since the data carry no patient ids" in card
+
+
+def test_the_privacy_card_says_what_epsilon_means(pristine):
+    card = (pristine.bundle / "PRIVACY.md").read_text()
+    assert "wrong about 1% of those who were not used is right about at most 12.2%" in card  # e^2.5 * 0.01 + 1e-5
+
+
+def test_an_epsilon_without_meaning_is_not_dressed_up(tmp_path, publish):
+    card = publish(tmp_path, epsilon=1000.0).bundle / "PRIVACY.md"
+    assert "at most 100.0% of those who were" in card.read_text()
 
 
 def test_cards_never_say_anonymous_or_safe(pristine):

@@ -15,8 +15,10 @@ import csv
 import io
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing import get_context
@@ -37,6 +39,7 @@ from manikin.common.files import storage_errors, write_atomically
 from manikin.common.release import Release, load_release
 
 MANIFEST = "synthetic.json"
+WORKERS_PAY_OFF_S = 10.0  # a process takes seconds to start, and there is one core less for others
 
 
 @dataclass(frozen=True)
@@ -156,14 +159,29 @@ def _differences(present: Any, wanted: dict[str, Any]) -> Iterator[str]:
 
 
 def _make_all(workshop: Workshop, pieces: list[Shard], bundle: Path, workers: int) -> Iterator[Tiles]:
-    if workers <= 1:
+    """Every shard in order; the first one here, to learn whether more processes are worth their start."""
+    started = time.monotonic()
+    with one_thread():
+        yield workshop.make(pieces[0])
+    rest = pieces[1:]
+    if workers > 1 and (time.monotonic() - started) * len(rest) > WORKERS_PAY_OFF_S:
+        yield from _make_apart(workshop, rest, bundle, min(workers, len(rest)))
+    else:
         with one_thread():
-            yield from map(workshop.make, pieces)
-        return
+            yield from map(workshop.make, rest)
+
+
+def _make_apart(workshop: Workshop, pieces: list[Shard], bundle: Path, workers: int) -> Iterator[Tiles]:
     arguments = (bundle, workshop.source, workshop.folder)
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, arguments) as pool:
         try:
             yield from pool.map(_work, pieces)
+        except BrokenProcessPool:
+            raise Misconfigured(
+                "A worker process ended early.",
+                "Most often there is too little memory.",
+                "Run the same command again with --workers 1: finished parts are kept.",
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from manikin.common.release.cards import escape_markdown
 from manikin.common.release.facts import ReleaseFacts
+
+FALSE_ALARMS = 0.01
 
 TRUSTED = (
     "Each hospital's own software, machine and random numbers: they clip and add noise before anything leaves.",
-    "Each hospital's statement about which images belong to one {unit}.",
     "The plan's numbers (window, labels, batch size, sample rate) were chosen without looking at these patients.",
 )
+TRUSTED_IDS = "Each hospital's statement about which images belong to one patient."
 TRUSTED_LOCAL = (
     "Not trusted with privacy: the coordinator, the other hospitals, and whoever holds this release. Each hospital's "
     "messages satisfy the guarantee by themselves, so it holds for all of them together with the release."
@@ -21,7 +25,7 @@ NOT_PROTECTED = (
     "A hospital that lies about its data or does not run this software.",
     "Choices made by looking at patients outside of the plan, such as tuning by hand.",
     "Withdrawal after training: a patient's effect is bounded, not removable.",
-    "Attacks on floating-point noise (Mironov 2012) and side channels are mitigated, not excluded.",
+    "Attacks on floating-point noise (Mironov 2012) are mitigated, not excluded; side channels are not addressed.",
     "Copies: coordinator and hospitals held the weights before this release.",
 )
 IMAGE_UNIT = (
@@ -55,7 +59,7 @@ def privacy_card(facts: ReleaseFacts) -> str:
     accountants = ", ".join(f"{name} {value:.4g}" for name, value in facts.accountants.items())
     return f"""# Privacy card: {facts.study_name}
 
-Whoever sees this release, and every message of its training, can hardly tell whether any one {facts.unit} was used.
+{_promise(facts)}
 
 | | |
 |---|---|
@@ -63,7 +67,7 @@ Whoever sees this release, and every message of its training, can hardly tell wh
 | neighbouring data sets | differ by adding or removing one {facts.unit} |
 | ε | {facts.epsilon:.4g} (the larger of both accountants: {accountants}) |
 | δ | {facts.delta:.4g} |
-| multiplicity | holds for a patient in up to {facts.multiplicity} hospital(s) |
+| multiplicity | counts {_whose(facts)} in up to {facts.multiplicity} hospital(s) |
 | mode | {facts.mode} |
 | hospitals | {facts.hospitals} |
 | plan | sha256:{facts.plan_digest} |
@@ -89,9 +93,24 @@ be drawn in a step (Poisson sampling).
 """
 
 
+def _promise(facts: ReleaseFacts) -> str:
+    """The guarantee as a bound on a test: its power is at most e^ε times its false alarms, plus δ."""
+    seen = "this release and every message of its training" if facts.mode == "local" else "this release"
+    power = min(1.0, math.exp(min(facts.epsilon, 700.0)) * FALSE_ALARMS + facts.delta)
+    return (
+        f"Whoever sees {seen} and guesses whether one {facts.unit} was used is bounded: a test that is wrong about "
+        f"{FALSE_ALARMS:.0%} of those who were not used is right about at most {power:.1%} of those who were, "
+        "whatever else is known (Wasserman and Zhou 2010)."
+    )
+
+
+def _whose(facts: ReleaseFacts) -> str:
+    return "a patient" if facts.unit == "patient" else "an image"
+
+
 def _trusted(facts: ReleaseFacts) -> list[str]:
     local = [TRUSTED_LOCAL] if facts.mode == "local" else []
-    return [text.format(unit=facts.unit) for text in TRUSTED] + local
+    return list(TRUSTED) + ([TRUSTED_IDS] if facts.unit == "patient" else []) + local
 
 
 def _not_protected(facts: ReleaseFacts) -> list[str]:
@@ -99,12 +118,15 @@ def _not_protected(facts: ReleaseFacts) -> list[str]:
 
 
 def _mechanism_table(facts: ReleaseFacts) -> str:
-    rows = [
-        f"| {m.get('kind', '')} | {m.get('noise_multiplier', '')} | {m.get('sample_rate', 1)} | {m.get('steps', 1)} |"
-        for m in facts.mechanisms
-    ]
+    columns = (("kind", ""), ("noise_multiplier", ""), ("sample_rate", 1), ("steps", 1))
+    cells = [[_cell(mechanism.get(key, default)) for key, default in columns] for mechanism in facts.mechanisms]
+    rows = [f"| {' | '.join(row)} |" for row in cells]
     return "\n".join(["| mechanism | σ | q | steps |", "|---|---|---|---|", *rows])
 
 
 def _bullets(lines: list[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else escape_markdown(str(value))
