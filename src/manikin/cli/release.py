@@ -46,6 +46,9 @@ def verify(
         "delta": facts.delta,
         "created": facts.created,
     }
+    file_format = "png" if release.spec.spatial_dims == 2 else "nifti"
     finish(
-        result, json_output, next_step=f"manikin synthesize {bundle} --trust {trust} --count 100 --format png --out DIR"
+        result,
+        json_output,
+        next_step=f"manikin synthesize {bundle} --trust {trust} --count 100 --format {file_format} --out DIR",
     )

@@ -29,9 +29,7 @@ def synthesize(
 
     release = load_release(bundle, trust)
     if release.signer_name is None:
-        say(
-            "WARNING: the signature was NOT checked, as no --trust FILE was given. Anybody may have made this bundle."
-        )
+        say("WARNING: the signature was NOT checked, as no --trust FILE was given. Anybody may have made this bundle.")
     else:
         say(f"Release of {release.signer_name}, sha256:{release.digest}")
     with progress_bar("Drawing", count) as advance:
