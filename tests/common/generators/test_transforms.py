@@ -40,6 +40,10 @@ def test_channels_of_one_frequency_stand_together() -> None:
     assert basis.low.tolist() == [0, 16]
 
 
-def test_rings_are_equal_parts_from_low_to_high() -> None:
-    basis = CosineBasis(1, (4, 4), 4)
-    assert basis.rings(basis.high, 3).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+def test_bands_rise_with_frequency_and_none_is_empty() -> None:
+    for count in (1, 3, 9):
+        basis = CosineBasis(2, (6, 5, 4), 7)
+        bands = basis.bands(count)
+        assert 1 <= len(torch.unique(bands)) == int(bands.max()) + 1 <= count
+        radius = basis.radius[basis.high]
+        assert all(radius[bands == b].max() < radius[bands == b + 1].min() for b in range(int(bands.max())))

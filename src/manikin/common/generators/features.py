@@ -36,8 +36,8 @@ class FeatureMap:
     def __init__(self, basis: CosineBasis, *, middle: int, bands: int) -> None:
         self.basis = basis
         self.middle = basis.high[:middle]
-        self.band_count = bands if len(basis.high) else 0
-        self.band_of = basis.rings(basis.high, max(self.band_count, 1))
+        self.band_of = basis.bands(max(bands, 1))
+        self.band_count = int(self.band_of.max()) + 1 if bands and len(basis.high) else 0
         self.tensors = self._from_shape()
 
     def _from_shape(self) -> dict[str, Tensor]:

@@ -201,13 +201,22 @@ class Moments:
         mean, std = features.tensors["spectrum_mean"][middle], features.tensors["spectrum_std"][middle]
         return (fitted["middle"] * std + (1 - usual) * mean)[conditions]
 
+    def _random_amplitude(self) -> Tensor:
+        """Released amplitude of each band (classes, bands) less what the shift of the means already brings."""
+        features, amplitude = self.features, self._fitted["amplitude"]
+        middle, mean, std = features.middle, features.tensors["spectrum_mean"], features.tensors["spectrum_std"]
+        relative = self._fitted["middle"] * std[middle] / (mean[middle].square() + std[middle].square()).sqrt()
+        band = features.band_of[: len(middle)].expand(len(relative), -1)
+        power = torch.zeros_like(amplitude).scatter_add_(1, band, relative.square()) / features.band_of.bincount()
+        return (amplitude.square() - power).clamp_min(0.05 * amplitude.square()).sqrt()
+
     def _raise_bands(self, spectrum: Tensor, conditions: Tensor) -> None:
         """Bring band amplitudes to the released ones, in place."""
         features, fitted, tensors = self.features, self._fitted, self.features.tensors
         high = features.basis.high
         own = features.amplitudes(spectrum).float()
         stretch = fitted["amplitude_std"] / tensors["band_std"]
-        wanted = fitted["amplitude"][conditions] + stretch * (own - 1)
+        wanted = self._random_amplitude()[conditions] + stretch * (own - 1)
         gain = wanted.clamp_min(0.1) / own.clamp_min(0.05)
         spectrum[:, high] *= gain[:, features.band_of]
 

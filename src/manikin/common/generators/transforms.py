@@ -78,7 +78,10 @@ class CosineBasis:
         spectrum[:, self.low] = low.to(spectrum.dtype)
         return self.image(spectrum)
 
-    def rings(self, indices: Tensor, rings: int) -> Tensor:
-        """Ring of each coefficient in `indices`, int64: equal counts a ring, from low to high frequency."""
-        position = torch.arange(len(indices))
-        return (position * rings) // max(len(indices), 1)
+    def bands(self, count: int) -> Tensor:
+        """Band of each high coefficient, int64, 0 for the lowest: none empty, equally wide in octaves."""
+        octave = self.radius[self.high].log2()
+        width = (octave.max() - octave.min()) / count if len(octave) else 1.0
+        position = ((octave - octave.min()) / width).floor().clamp_max(count - 1) if len(octave) else octave
+        band: Tensor = torch.unique(position, return_inverse=True)[1]
+        return band
