@@ -162,7 +162,13 @@ def test_nobody_drawn_gives_zeros_and_statistics_without_a_loss():
 
 
 @pytest.mark.parametrize(
-    "norm", [nn.BatchNorm2d(4), nn.SyncBatchNorm(4), nn.InstanceNorm2d(4, track_running_stats=True)]
+    "norm",
+    [
+        nn.BatchNorm2d(4),
+        nn.BatchNorm2d(4, track_running_stats=False),
+        nn.SyncBatchNorm(4),
+        nn.InstanceNorm2d(4, track_running_stats=True),
+    ],
 )
 def test_layers_that_keep_statistics_of_patients_are_refused(norm):
     model = Denoiser(norm=norm)
@@ -196,3 +202,16 @@ def test_a_model_without_private_parameters_is_refused():
     model.private_parameters = list
     with pytest.raises(Misconfigured, match="nothing to train"):
         private_parameters(model)
+
+
+def test_a_model_that_hides_its_modules_is_refused():
+    class Hidden:
+        def __init__(self):
+            self.nets = [Denoiser()]
+
+        def private_parameters(self):
+            return list(self.nets[0].parameters())
+
+    model = Hidden()
+    with pytest.raises(Misconfigured, match="no module"), only_private(model, private_parameters(model)):
+        pass

@@ -142,18 +142,19 @@ def only_private(model: Trainable, parameters: Sequence[nn.Parameter]) -> Iterat
     """Let gradients flow to the private parameters alone, and leave buffers and all else as they were.
 
     Raises:
-        Misconfigured: a layer keeps statistics of what it sees (BatchNorm; InstanceNorm with running statistics).
+        Misconfigured: a layer keeps statistics of what it sees (BatchNorm; InstanceNorm with running statistics), or
+            the model hides its modules, so that this cannot be checked.
     """
     modules = _modules(model)
-    for module in modules:
-        if isinstance(module, _BatchNorm) or getattr(module, "track_running_stats", False):
-            raise Misconfigured(
-                f"The model has a {type(module).__name__} layer.",
-                "It keeps statistics of patients that no noise protects.",
-                "Use GroupNorm or no normalisation.",
-            )
+    _refuse_statistics(modules)
     private = {id(p) for p in parameters}
     needed = [(p, p.requires_grad) for module in modules for p in module.parameters(recurse=False)]
+    if not private <= {id(p) for p, _ in needed}:
+        raise Misconfigured(
+            "A private parameter belongs to no module of the model.",
+            "Its layers cannot be checked for statistics of patients.",
+            "Keep networks as attributes of the family.",
+        )
     buffers = [(b, b.clone()) for module in modules for b in module.buffers(recurse=False)]
     for p, _ in needed:
         p.requires_grad_(id(p) in private)
@@ -164,3 +165,13 @@ def only_private(model: Trainable, parameters: Sequence[nn.Parameter]) -> Iterat
             p.requires_grad_(before)
         for buffer, content in buffers:
             buffer.copy_(content)
+
+
+def _refuse_statistics(modules: Sequence[nn.Module]) -> None:
+    for module in modules:
+        if isinstance(module, _BatchNorm) or getattr(module, "track_running_stats", False):
+            raise Misconfigured(
+                f"The model has a {type(module).__name__} layer.",
+                "It keeps statistics of patients that no noise protects.",
+                "Use GroupNorm or no normalisation.",
+            )
