@@ -1,6 +1,6 @@
-"""The rival of synthetic data: one classifier trained on the patients themselves by DP-SGD, for one task, at the same ε.
+"""The rival of synthetic data: one classifier trained on the patients themselves by DP-SGD, at the same ε.
 
-It has it easier than a federation: all hospitals' patients are pooled in one place, and the whole budget goes into this
+It has it easier than a federation: the patients of all hospitals are pooled, and the whole budget goes into this
 one task. What it cannot do is be used for another task without paying again.
 """
 
@@ -19,7 +19,7 @@ from manikin.privacy.accounting import Request, calibrate
 from manikin.privacy.engine import DPSGD, train
 from manikin.privacy.randomness import Stream
 
-SAMPLE_RATE, STEPS, CLIP, LEARNING_RATE, EMA = 0.08, 60, 1.0, 5e-3, 0.9
+SAMPLE_RATE, STEPS, CLIP, LEARNING_RATE, EMA = 0.08, 60, 1.0, 2e-2, 0.9
 GRID = 28  # larger images are averaged down to this many pixels a side: fewer parameters, less noise
 WIDTHS = (8, 16)
 

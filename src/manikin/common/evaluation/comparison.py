@@ -107,15 +107,14 @@ def compare(
         raise BadData("Real images cannot be a test.", "A patient is in the train and in the holdout part.")
     report = progress or (lambda _: None)
     real, held = flatten(train)[:2], flatten(holdout)[:2]
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"likeness": likeness(synthetic, real, held, seeds=seeds)}
+    report(1)
     for name, images in (("trained_on_synthetic", synthetic), ("trained_on_real", real)):
         scores = []
         for seed in range(seeds):
             scores.append(_usefulness(images, held, classes, seed))
             report(1)
         result[name] = _summary([asdict(score) for score in scores])
-    result["likeness"] = _likeness(synthetic, real, held, seeds)
-    report(1)
     result["counts"] = {
         "synthetic_images": len(synthetic[0]),
         "train_images": len(real[0]),
@@ -132,7 +131,7 @@ def _usefulness(images: LabelledImages, held: LabelledImages, classes: int, seed
     return train_and_score(images, held, classes=classes, seed=seed)
 
 
-def _likeness(synthetic: LabelledImages, real: LabelledImages, held: LabelledImages, seeds: int) -> dict[str, Any]:
+def likeness(synthetic: LabelledImages, real: LabelledImages, held: LabelledImages, *, seeds: int) -> dict[str, Any]:
     """Distances of synthetic and of real images to held-out ones, on subsets of one n and one class mix."""
     sides = {"synthetic": synthetic, "real": real}
     rng = np.random.default_rng(SAMPLE_SEED)
