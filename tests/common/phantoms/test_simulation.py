@@ -129,6 +129,12 @@ def test_progress_counts_every_image_and_memory_stays_with_the_chunk(monkeypatch
     assert peaks[1] < 1.3 * peaks[0]
 
 
+def test_no_chunk_repeats_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation_module, "CHUNK_VOXELS", 1)
+    phantoms = simulate(population("north", "chest-xr"), shape=(16, 16), count=8, seed=0)
+    assert len({image.tobytes() for image in phantoms.images}) == 8
+
+
 def test_an_empty_set_is_a_set() -> None:
     phantoms = simulate(population("public", "chest-xr"), shape=(32, 32), count=0, seed=0)
     assert phantoms.images.shape == (0, 1, 32, 32)

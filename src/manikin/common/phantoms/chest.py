@@ -49,9 +49,10 @@ class Chest:
     def line_integral(self, opacity: Map | float = 0.0) -> Map:
         """Attenuation along each ray, with `opacity` (share of the lung's air replaced by fluid, 0 to 1)."""
         covered = np.clip(self.heart, 0.0, 1.0)
-        density = self.lung_density + (1.0 - self.lung_density) * np.clip(opacity, 0.0, 1.0)
+        filled = np.asarray(opacity, dtype=np.float32).clip(0.0, 1.0)
+        density = self.lung_density + (1.0 - self.lung_density) * filled
         aerated = self.air * (1.0 - 0.8 * covered) * (1.0 - density)
-        seen = self.vessels * (1.0 - 0.8 * np.clip(opacity, 0.0, 1.0))
+        seen = self.vessels * (1.0 - 0.8 * filled)
         depth: Map = self.tissue - aerated + 0.15 * covered + self.bone + seen
         return depth.clip(0.0)
 

@@ -52,8 +52,8 @@ def _pneumonia(chest: Chest, draws: Draws) -> Drawn:
         patch = ramp(1.35 - far + 0.25 * ragged, 1.5) * draws.uniform((0.4, 1.0))
         patches = np.maximum(patches, patch * draws.chance(share))
     diffuse = draws.chance(0.6)
-    haze = diffuse * draws.uniform((0.12, 0.6)) * np.clip(1.0 + 0.35 * draws.field((4.0, 4.0)), 0.0, 1.6)
-    opacity = np.clip(patches + haze, 0.0, 0.95) * chest.lung
+    haze = diffuse * draws.uniform((0.12, 0.5)) * np.clip(1.0 + 0.35 * draws.field((4.0, 4.0)), 0.0, 1.6)
+    opacity = np.clip(np.maximum(patches, haze) + 0.3 * np.minimum(patches, haze), 0.0, 0.95) * chest.lung
     return chest.line_integral(opacity), np.clip(opacity / 0.5, 0.0, 1.0) * edge(chest.depth_inside, 0.06)
 
 
@@ -62,7 +62,8 @@ def _effusion(chest: Chest, draws: Draws) -> Drawn:
     side, both = draws.side(), draws.chance(0.2)
     ax = np.abs(chest.x)
     here = np.maximum(both, side * chest.x > 0)
-    level = draws.uniform((0.05, 0.5)) - 0.45 * np.clip(ax - 0.35, 0.0, 0.6) ** 1.6
+    floor = np.where(chest.lung > 0.5, chest.v, -np.inf).max(axis=(1, 2), keepdims=True)
+    level = floor - draws.uniform((0.32, 0.8)) - 0.45 * np.clip(ax - 0.35, 0.0, 0.6) ** 1.6
     fluid = edge(chest.v - level, 0.1) * here * chest.lung
     return chest.line_integral(fluid), fluid * edge(chest.depth_inside, 0.06)
 
