@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def _real_images(folders: list[Path], federation: FederationResult, label: str) 
     data = federation.plan.study.data
     index, found = data.labels.index(label), []
     for folder in folders:
-        images, labels, _ = flatten(Cohort.open(folder).load(data)["holdout"])
+        images, labels, _ = flatten(Cohort.open(folder).load(data)["train"])
         found.append(images[labels == index][: COLUMNS // len(folders), 0])
     return np.concatenate(found)
 
@@ -88,8 +89,6 @@ def _synthetic_images(folder: Path, label: str) -> Float32Array:
 
 
 def _audits(out: Path, federation: FederationResult) -> list[dict[str, str]]:
-    import json
-
     return [
         {
             "hospital": name,

@@ -25,7 +25,14 @@ def prior_images(stage: PretrainStage, data: Data, *, progress: Callable[[int], 
     """Simulated scans of the public population, float32 (count, channels, *shape) in [-1, 1]."""
     kind = stage.phantom or phantoms.phantom_for(data.modality)
     public = phantoms.population("public", kind)
-    simulated = phantoms.simulate(public, shape=data.shape, count=stage.count, seed=stage.seed, progress=progress)
+    simulated = phantoms.simulate(
+        public,
+        shape=data.shape,
+        count=stage.count,
+        seed=stage.seed,
+        spacing_mm=data.spacing_mm,
+        progress=progress,
+    )
     images = torch.from_numpy(simulated.images)
     return images.expand(-1, len(data.channels), *data.shape).contiguous()
 
