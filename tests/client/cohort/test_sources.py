@@ -88,3 +88,9 @@ def test_nothing_there_is_misconfigured(tmp_path, write_npz):
 def test_an_empty_folder_is_bad_data(tmp_path):
     with pytest.raises(BadData, match="no files"):
         open_source(tmp_path)
+
+
+def test_a_folder_around_an_npz_is_refused_with_what_to_do(write_npz, tmp_path):
+    picture(write_npz().parent / "contact.png")
+    with pytest.raises(BadData, match="one by one"):
+        open_source(tmp_path)

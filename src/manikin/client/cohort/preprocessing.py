@@ -1,7 +1,9 @@
 """From native images to a study's: window, resample, crop and pad, through MONAI.
 
 Every step treats each image alone, so that no patient moves another one; images of one native layout go through
-MONAI side by side, as channels of one array, which is what makes thousands of small images a matter of seconds.
+MONAI side by side, as channels of one array, which is what makes thousands of small images a matter of seconds. The
+order in which a processor adds up may depend on what lies beside an image: hence float64, rounded to a grid of 2**-20
+at the end, where such a difference (some 1e-16) is lost except about once in 10**9 pixels.
 
 Order: channels are picked, intensities windowed to [-1, 1] and clipped, then space is changed. With `spacing_mm` and
 a known native spacing: smooth against aliasing where it shrinks, resample, crop or pad (with -1) around the centre.
@@ -16,7 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import GaussianSmooth, Resize, ResizeWithPadOrCrop, ScaleIntensityRange, SpatialResample
+from monai.networks.layers import GaussianFilter
+from monai.transforms import Resize, ResizeWithPadOrCrop, ScaleIntensityRange, SpatialResample
 
 from manikin.client.cohort.native import Axes, NativeArray
 from manikin.client.cohort.nifti import hang
@@ -24,6 +27,7 @@ from manikin.common.images import Float32Array
 from manikin.common.study import Data
 
 FLAT_SLICE_STD = 0.02  # of the range of 2: air, or less than a hundredth of the window
+LEVELS = 2**20  # from 0 to 1
 GAUSSIAN_REACH = 4.0  # standard deviations, where MONAI cuts its kernel
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
@@ -95,15 +99,15 @@ def _varied(slices: Float32Array) -> NativeArray:
 
 def brought_to_shape(images: Float32Array, data: Data, spacing_mm: tuple[float, ...] | None) -> Float32Array:
     """Images (n, c, *spatial) in [-1, 1] with the study's shape (n, c, *shape)."""
-    stacked = torch.from_numpy(np.ascontiguousarray(images.reshape(-1, *images.shape[2:])))
+    stacked = torch.from_numpy(images.reshape(-1, *images.shape[2:]).astype(np.float64))
     if data.spacing_mm is not None and spacing_mm is not None:
         resampled = _resampled(stacked, spacing_mm, data.spacing_mm, data.shape)
         result = ResizeWithPadOrCrop(spatial_size=data.shape, mode="constant", value=-1.0)(resampled)
     else:
         factors = [old / new for old, new in zip(stacked.shape[1:], data.shape, strict=True)]
-        resize = Resize(spatial_size=data.shape, mode=INTERPOLATION[data.spatial_dims])
+        resize = Resize(spatial_size=data.shape, mode=INTERPOLATION[data.spatial_dims], dtype=torch.float64)
         result = resize(_smoothed(stacked, factors))
-    brought = _plain(result).clamp(-1.0, 1.0).to(torch.float32).numpy()
+    brought = (_plain(result).clamp(-1.0, 1.0) * LEVELS).round().div(LEVELS).to(torch.float32).numpy()
     return np.asarray(brought.reshape(*images.shape[:2], *data.shape))
 
 
@@ -124,14 +128,15 @@ def _resampled(
     affine[spatial, spatial], target[spatial, spatial] = old, new
     target[: len(old), 3] = ((np.array(stacked.shape[1:]) - 1) * old - (size - 1) * new) / 2
     smooth = MetaTensor(_smoothed(stacked, new / old), affine=torch.from_numpy(affine))
-    resample = SpatialResample(mode="bilinear", padding_mode="border")
+    resample = SpatialResample(mode="bilinear", padding_mode="border", dtype=torch.float64)
     return _plain(resample(smooth, dst_affine=torch.from_numpy(target), spatial_size=size.tolist()))
 
 
 def _smoothed(stacked: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
     """Images (k, *spatial) without detail finer than the new pixels, which are `factors` times as far apart.
 
-    MONAI's filter takes what lies beyond the border for 0, which is mid-grey here: the border is repeated first.
+    MONAI's filter takes what lies beyond the border for 0, which is mid-grey here: the border is repeated first. The
+    filter is used as a layer, since the transform around it would go back to float32.
     """
     sigmas = [max(0.0, (factor - 1.0) / 2.0) for factor in factors]
     if not any(sigmas):
@@ -140,7 +145,8 @@ def _smoothed(stacked: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
     margins = [margin for width in reversed(reach) for margin in (width, width)]
     padded = torch.nn.functional.pad(stacked[None], margins, mode="replicate")[0]
     inside = tuple(slice(width, width + size) for width, size in zip(reach, stacked.shape[1:], strict=True))
-    return _plain(GaussianSmooth(sigma=sigmas)(padded))[(slice(None), *inside)]
+    smooth = GaussianFilter(len(sigmas), sigmas, truncated=GAUSSIAN_REACH)(padded[None])[0]
+    return torch.as_tensor(smooth[(slice(None), *inside)])
 
 
 def _plain(image: torch.Tensor) -> torch.Tensor:

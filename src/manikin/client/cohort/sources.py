@@ -63,6 +63,8 @@ def _open_files(root: Path, files: list[Path], labels: Labels) -> Source:
     pictures = [file for file in files if file.name.lower().endswith(PICTURE_SUFFIXES)]
     dicom = [file for file in files if is_dicom(file)]
     largest = max(len(nifti), len(pictures), len(dicom))
+    if not nifti and not dicom and not labels.given and any(file.suffix == ".npz" for file in files):
+        raise BadData(f"{root.name} holds .npz files, which are imported one by one.", "", "Give the path of the file.")
     if largest == 0 or len(dicom) == largest:
         return Beside(DicomFolder(root, files, labels), {"NIfTI": len(nifti), "PNG or JPEG": len(pictures)}, 0)
     chosen: Source = NiftiFiles(root, nifti, labels) if len(nifti) == largest else PictureFolder(root, pictures, labels)
