@@ -163,6 +163,7 @@ def test_a_ledger_that_vanished_is_not_begun_anew(ledger):
         file.unlink()
     with pytest.raises(StorageFailure):
         ledger.reserve("plan", 0, OTHER, RELEASE)
+    assert not ledger.path.exists()
 
 
 def test_only_its_owner_can_read_it(ledger):
