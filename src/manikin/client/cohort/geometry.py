@@ -133,16 +133,14 @@ def assemble(planes: Sequence[NativeArray], slices: Sequence[Slice]) -> NativeIm
     assert first.orientation is not None
     assert first.position is not None
     assert last.position is not None
-    spacing = first.spacing_mm or (1.0, 1.0)
     volume = np.stack(planes, axis=-1).swapaxes(0, 1)  # columns, rows, slices
-    step = (np.array(last.position) - np.array(first.position)) / (len(slices) - 1)
-    across = np.array(first.orientation[:3]) * spacing[1]
-    down = np.array(first.orientation[3:]) * spacing[0]
+    along = np.array(last.position) - np.array(first.position)
+    directions = np.stack([first.orientation[:3], first.orientation[3:], along], axis=1)
     affine = np.eye(4)
-    affine[:3, :3] = LPS_TO_RAS @ np.stack([across, down, step], axis=1)
+    affine[:3, :3] = LPS_TO_RAS @ directions  # their lengths do not matter for the orientation
     orientation = io_orientation(affine)
-    distance = (last.location_mm - first.location_mm) / (len(slices) - 1)
-    native_mm = (spacing[1], spacing[0], distance)
+    spacing = first.spacing_mm or (1.0, 1.0)
+    native_mm = (spacing[1], spacing[0], (last.location_mm - first.location_mm) / (len(slices) - 1))
     order = np.argsort(orientation[:, 0])
     known = None if first.spacing_mm is None else tuple(float(native_mm[axis]) for axis in order)
     return NativeImage(apply_orientation(volume, orientation)[None], "RAS", known, first.modality)
