@@ -36,8 +36,8 @@ OPTIONS = {
     "label_dropout": 0.1,
     "guidance": 1.0,
     "sampler_steps": 6,
-    "start_noise": 1.0,
-    "adapt_steps": 600,
+    "start_noise": 1.5,
+    "adapt_steps": 500,
 }
 SIGMA_DATA, SIGMA_MIN, BLIND_SIGMA, RHO = 0.5, 0.02, 20.0, 5.0
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
