@@ -88,9 +88,7 @@ def test_a_vault_killed_after_reserving_answers_with_what_it_would_have_sent(mak
     with pytest.raises(ProtocolViolation):
         task = release_task(plan)
         name = next(iter(task.arrays))
-        Vault(folder).handle(
-            dataclasses.replace(task, arrays={**task.arrays, name: task.arrays[name] + np.float32(1)})
-        )
+        Vault(folder).handle(dataclasses.replace(task, arrays={**task.arrays, name: task.arrays[name] + np.float32(1)}))
     revived = Vault(folder).handle(release_task(plan)).arrays
     assert same(revived, Vault(folder).handle(release_task(plan)).arrays)
 

@@ -8,12 +8,12 @@ import struct
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from manikin.common.errors import Misconfigured, ProtocolViolation
-from manikin.privacy.randomness import Stream, keystream, request_digest
+from manikin.common.errors import Misconfigured
+from manikin.privacy.randomness import Stream, keystream
 
 SECRET = bytes(range(32))
 REQUEST = bytes(reversed(range(32)))
@@ -156,58 +156,3 @@ def test_torch_generators_repeat_and_leave_the_global_one_alone():
     first, second = (torch.randn(5, generator=make_stream().torch_generator()) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(before, torch.random.get_rng_state())
-
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**53) + 1, 2**53 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc"), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=50)
-@given(metadata=st.dictionaries(st.text("abc"), JSON, max_size=4))
-def test_digest_ignores_the_order_of_keys(metadata):
-    assert request_digest(metadata) == request_digest(dict(reversed(metadata.items())))
-    assert request_digest(metadata) != request_digest({**metadata, "d": 0})
-
-
-def test_digest_covers_name_dtype_shape_and_every_byte_of_arrays():
-    array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    changed = array.copy()
-    changed[1, 2] = np.nextafter(changed[1, 2], 7)
-    digests = [
-        request_digest({}, {"a": array}),
-        request_digest({}, {"b": array}),
-        request_digest({}, {"a": array.astype(np.float64)}),
-        request_digest({}, {"a": array.reshape(3, 2)}),
-        request_digest({}, {"a": changed}),
-        request_digest({}, {"a": array, "b": array}),
-        request_digest({"a": 1}, {"a": array}),
-        request_digest({}),
-    ]
-    assert len(set(digests)) == len(digests)
-    assert all(len(digest) == 32 for digest in digests)
-
-
-def test_digest_is_that_of_the_values_not_of_their_layout_in_memory():
-    array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    swapped = array.astype(">f4")
-    assert request_digest({}, {"a": array}) == request_digest({}, {"a": np.asfortranarray(array)})
-    assert request_digest({}, {"a": array}) == request_digest({}, {"a": swapped})
-    assert request_digest({}, {"a": array, "b": swapped}) == request_digest({}, {"b": swapped, "a": array})
-
-
-@pytest.mark.parametrize("metadata", [{"x": float("nan")}, {"x": float("inf")}, {"x": 2**60}, {"x": object()}])
-def test_metadata_without_a_canonical_form_are_refused(metadata):
-    with pytest.raises(ProtocolViolation):
-        request_digest(metadata)
-
-
-def test_arrays_of_objects_are_refused():
-    with pytest.raises(ProtocolViolation):
-        request_digest({}, {"a": np.array([{}], dtype=object)})

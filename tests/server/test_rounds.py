@@ -17,7 +17,7 @@ from manikin.server.checkpoints import Checkpoints
 from manikin.server.rounds import Rounds
 
 
-class Killed(Exception):  # noqa: N818 (an event, not an error)
+class Killed(Exception):
     """The coordinator's process ended here."""
 
 

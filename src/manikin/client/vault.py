@@ -193,7 +193,15 @@ class Vault:
             epsilon=study.privacy.epsilon,
             delta=study.privacy.delta,
         )
-        result = run_audit(model, synthetic, labels, **patients, settings=settings)
+        result = run_audit(
+            model,
+            synthetic,
+            labels,
+            train=patients["train"],
+            holdout=patients["holdout"],
+            calibration=patients["calibration"],
+            settings=settings,
+        )
         context = ReportContext(
             hospital=self.cohort.name,
             study=study.name,

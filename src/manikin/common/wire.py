@@ -19,6 +19,7 @@ from manikin.common.errors import ProtocolViolation
 
 ARRAYS_MAX = 4096  # a generator has a few hundred tensors
 ARRAYS_BYTES_MAX = 1 << 30  # one gibibyte: the largest generator and synthetic set that a task may carry
+NUMBER_KINDS = "biuf"
 DTYPES = frozenset({"float32", "float64", "int64", "uint8"})
 
 ACTIONS = ("open", "release", "train", "audit")
@@ -47,14 +48,8 @@ class Task:
     @property
     def digest(self) -> bytes:
         """SHA-256 over every byte of the request."""
-        head = {
-            "plan": self.plan_digest,
-            "step": self.step,
-            "action": self.action,
-            "parameters": self.parameters,
-            "arrays": describe_arrays(self.arrays),
-        }
-        return hashlib.sha256(rfc8785.dumps(head)).digest()
+        head = {"plan": self.plan_digest, "step": self.step, "action": self.action, "parameters": self.parameters}
+        return request_digest(head, self.arrays)
 
 
 @dataclass(frozen=True)
@@ -65,16 +60,33 @@ class Reply:
     name: str = ""
 
 
-def describe_arrays(arrays: Arrays) -> dict[str, dict[str, Any]]:
-    """Dtype, shape and SHA-256 of each array, in the order of their names."""
-    return {
-        name: {
-            "dtype": str(array.dtype),
-            "shape": list(array.shape),
-            "sha256": hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest(),
-        }
-        for name, array in sorted(arrays.items())
-    }
+def request_digest(metadata: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> bytes:
+    """SHA-256 of everything that a request says.
+
+    Args:
+        metadata: JSON values; hashed in their canonical form (RFC 8785), so that key order does not matter.
+        arrays: numeric arrays by name; name, dtype, shape and bytes (little-endian, C order) all count.
+
+    Returns:
+        32 bytes.
+
+    Raises:
+        ProtocolViolation: metadata are not canonical JSON (NaN, integers beyond 2**53), or an array is not numeric.
+    """
+    described = [_describe(name, array) for name, array in sorted((arrays or {}).items())]
+    try:
+        canonical = rfc8785.dumps({"metadata": dict(metadata), "arrays": described})
+    except rfc8785.CanonicalizationError as error:
+        raise ProtocolViolation("The request cannot be put in canonical form.", f"{error}.") from None
+    return hashlib.sha256(canonical).digest()
+
+
+def _describe(name: str, array: NDArray[Any]) -> dict[str, Any]:
+    if array.dtype.kind not in NUMBER_KINDS:
+        raise ProtocolViolation(f"Array {name!r} of the request is not numeric.", f"Its type is {array.dtype}.")
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    digest = hashlib.sha256(np.ascontiguousarray(little).tobytes()).hexdigest()
+    return {"name": name, "dtype": little.dtype.str, "shape": list(array.shape), "sha256": digest}
 
 
 def check_arrays(arrays: Arrays) -> None:

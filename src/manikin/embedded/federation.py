@@ -25,7 +25,7 @@ from manikin.common.generators.sampling import balanced, draw
 from manikin.common.plan import Plan
 from manikin.common.study import Study
 from manikin.embedded.grid import EmbeddedGrid, mapping
-from manikin.privacy.audit import combine
+from manikin.privacy.audit import Verdict, combine
 from manikin.server import app as server_app
 from manikin.server.planning import propose
 from manikin.server.releasing import AUDIT_STATEMENT, release
@@ -118,7 +118,7 @@ def federate(
         finished.update(rounds=rounds, seconds=_audit(rounds, plan))
 
     with EmbeddedGrid([p.resolve() for p in hospitals], workers=workers or os.cpu_count() or 1) as grid:
-        config = {"hospitals": json.dumps(mapping(names))}
+        config: dict[str, bool | float | int | str] = {"hospitals": json.dumps(mapping(names))}
         context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config)
         try:
             server_app.build(plan, out, phase=phase, finish=finish)(grid, context)
@@ -223,9 +223,10 @@ def _conclude(
     return FederationResult(plan, bundle, trust, spent.value, tuple(names), verdict, audits, attendance, seconds)
 
 
-def _collect_audits(plan: Plan, out: Path, folders: dict[str, Path]) -> tuple[dict[str, Path], list[str]]:
+def _collect_audits(plan: Plan, out: Path, folders: dict[str, Path]) -> tuple[dict[str, Path], list[Verdict]]:
     """Copy each hospital's own page beside the run, in a folder whose name says what it is."""
-    pages, verdicts = {}, []
+    pages: dict[str, Path] = {}
+    verdicts: list[Verdict] = []
     for name, folder in folders.items():
         source = folder / "reports" / plan.digest[:12]
         if not (source / "audit.json").exists():
@@ -234,5 +235,5 @@ def _collect_audits(plan: Plan, out: Path, folders: dict[str, Path]) -> tuple[di
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target)
         pages[name] = target / "audit.html"
-        verdicts.append(str(json.loads((source / "audit.json").read_bytes())["verdict"]))
+        verdicts.append(json.loads((source / "audit.json").read_bytes())["verdict"])
     return pages, verdicts

@@ -48,7 +48,7 @@ def serve() -> None:
             return
         message = message_from_proto(ProtoMessage.FromString(body))
         node = message.metadata.dst_node_id
-        config = {"hospital": folder.decode(), "embedded": True}
+        config: dict[str, bool | float | int | str] = {"hospital": folder.decode(), "embedded": True}
         context = Context(run_id=1, node_id=node, node_config=config, state=RecordDict(), run_config={})
         reply = app(message=message, context=context)
         reply.metadata.__dict__["_message_id"] = reply.object_id

@@ -7,7 +7,8 @@ normal rounded to the same grid; adding it is exact too, so the result is the id
 how well 64 random bits approximate a normal. Floating-point attacks (Mironov 2012) are thereby mitigated, not
 excluded: beyond about seven standard deviations the drawn normals are coarser than the grid.
 
->>> from manikin.privacy.randomness import Stream, request_digest
+>>> from manikin.common.wire import request_digest
+>>> from manikin.privacy.randomness import Stream
 >>> stream = Stream(bytes(32), request=request_digest({"step": 0}), purpose="noise")
 >>> noisy = release_sum([np.full(4, 0.5)] * 1000, sensitivity=1.0, noise_multiplier=3.7, stream=stream)
 >>> bool(np.all(np.abs(noisy - 500) < 8 * 3.7)), public_grid(3.7) == 2.0**-23

@@ -9,6 +9,7 @@ logarithm and may differ in the last bit between platforms (rounding to a public
 draws from `torch_generator` follow torch's own generator: they are repeatable, but not secret against an observer of
 their output, and serve only where secrecy carries no guarantee (noise levels of a diffusion loss).
 
+>>> from manikin.common.wire import request_digest
 >>> stream = Stream(bytes(32), request=request_digest({"plan": "demo", "step": 3}), purpose="noise")
 >>> stream.uniform(2).round(6).tolist()
 [0.91919, 0.210601]
@@ -16,12 +17,7 @@ their output, and serve only where secrecy carries no guarantee (noise levels of
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
-import rfc8785
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
@@ -30,43 +26,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from manikin.common.errors import Misconfigured, ProtocolViolation
+from manikin.common.errors import Misconfigured
 
 DIGEST_BYTES = 32
 SECRET_BYTES_MIN = 32
 STREAM_BYTES_MAX = 1 << 38  # the block counter has 32 bits, a block 64 bytes
 _DOMAIN = b"manikin stream v1"
 _NONCE = bytes(16)  # block counter 0 and nonce 0: every key is used for one stream only
-_NUMBER_KINDS = "biuf"
-
-
-def request_digest(metadata: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> bytes:
-    """SHA-256 of everything that a request says.
-
-    Args:
-        metadata: JSON values; hashed in their canonical form (RFC 8785), so that key order does not matter.
-        arrays: numeric arrays by name; name, dtype, shape and bytes (little-endian, C order) all count.
-
-    Returns:
-        32 bytes.
-
-    Raises:
-        ProtocolViolation: metadata are not canonical JSON (NaN, integers beyond 2**53), or an array is not numeric.
-    """
-    described = [_describe(name, array) for name, array in sorted((arrays or {}).items())]
-    try:
-        canonical = rfc8785.dumps({"metadata": dict(metadata), "arrays": described})
-    except rfc8785.CanonicalizationError as error:
-        raise ProtocolViolation("The request cannot be put in canonical form.", f"{error}.") from None
-    return hashlib.sha256(canonical).digest()
-
-
-def _describe(name: str, array: NDArray[Any]) -> dict[str, Any]:
-    if array.dtype.kind not in _NUMBER_KINDS:
-        raise ProtocolViolation(f"Array {name!r} of the request is not numeric.", f"Its type is {array.dtype}.")
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    digest = hashlib.sha256(np.ascontiguousarray(little).tobytes()).hexdigest()
-    return {"name": name, "dtype": little.dtype.str, "shape": list(array.shape), "sha256": digest}
 
 
 def keystream(key: bytes) -> CipherContext:

@@ -22,7 +22,8 @@ def add_sums(sums: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """
     if len({s.shape for s in sums}) != 1:
         raise ProtocolViolation("Hospitals sent sums of different lengths.", "", "Check that all run one version.")
-    return np.sum(np.stack(sums), axis=0)
+    total: NDArray[np.float64] = np.stack(sums).sum(axis=0)
+    return total
 
 
 def average_states(

@@ -7,7 +7,7 @@ from manikin.common.errors import Misconfigured
 from manikin.common.generators import Releasable, Trainable
 from manikin.common.plan import Plan
 from manikin.common.study import PretrainStage, ReleaseStage, Study, TrainStage
-from manikin.privacy import accounting
+from manikin.privacy.accounting import Request, calibrate
 
 
 def propose(study: Study) -> Plan:
@@ -21,7 +21,7 @@ def propose(study: Study) -> Plan:
     """
     _check_families(study)
     charged = [s for s in study.stage if not isinstance(s, PretrainStage)]
-    solved = accounting.calibrate(
+    solved = calibrate(
         [_request(stage) for stage in charged],
         epsilon=study.privacy.epsilon * (1 - study.audit.epsilon_share),
         delta=study.privacy.delta,
@@ -31,10 +31,10 @@ def propose(study: Study) -> Plan:
     return Plan(study, tuple(None if isinstance(s, PretrainStage) else next(noise) for s in study.stage))
 
 
-def _request(stage: ReleaseStage | TrainStage) -> accounting.Request:
+def _request(stage: ReleaseStage | TrainStage) -> Request:
     if isinstance(stage, TrainStage):
-        return accounting.Request(share=stage.epsilon_share, sample_rate=stage.sample_rate, steps=stage.steps)
-    return accounting.Request(share=stage.epsilon_share)
+        return Request(share=stage.epsilon_share, sample_rate=stage.sample_rate, steps=stage.steps)
+    return Request(share=stage.epsilon_share)
 
 
 def _check_families(study: Study) -> None:

@@ -18,7 +18,7 @@ def draw(
     """Images float32 (n, c, *spatial) for class indices int64 (n,); the same seed gives the same bytes."""
     source = torch.Generator().manual_seed(seed)
     chunks = []
-    for part in conditions.split(CHUNK):
+    for part in torch.split(conditions, CHUNK):
         chunks.append(generator.sample(part, generator=source))
         if progress:
             progress(len(part))
