@@ -85,10 +85,11 @@ def test_a_vault_killed_after_reserving_answers_with_what_it_would_have_sent(mak
         patch.setattr(vault.ledger, "commit", killed)
         with pytest.raises(KeyboardInterrupt):
             vault.handle(release_task(plan))
+    task = release_task(plan)
+    name = next(iter(task.arrays))
+    other = dataclasses.replace(task, arrays={**task.arrays, name: task.arrays[name] + np.float32(1)})
     with pytest.raises(ProtocolViolation):
-        task = release_task(plan)
-        name = next(iter(task.arrays))
-        Vault(folder).handle(dataclasses.replace(task, arrays={**task.arrays, name: task.arrays[name] + np.float32(1)}))
+        Vault(folder).handle(other)
     revived = Vault(folder).handle(release_task(plan)).arrays
     assert same(revived, Vault(folder).handle(release_task(plan)).arrays)
 

@@ -53,9 +53,8 @@ def audit(message: Message, context: Context) -> Message:
 def _relay(message: Message, context: Context) -> Message:
     folder = Path(str(context.node_config["hospital"]))
     try:
-        reply = _vault(folder, embedded=bool(context.node_config.get("embedded", False))).handle(
-            decode_task(message.content)
-        )
+        vault = _vault(folder, embedded=bool(context.node_config.get("embedded", False)))
+        reply = vault.handle(decode_task(message.content))
     except ManikinError as error:
         _keep(folder, error)
         return Message(Error(REFUSED, error.code), reply_to=message)
