@@ -10,15 +10,15 @@ import typer
 
 from manikin.cli.console import finish, progress_bar, say
 
+USEFULNESS = {"auc": "classifier trained on it: AUC", "balanced_accuracy": "  balanced accuracy"}
 LIKENESS = {
-    "frechet": "Fréchet distance (0 is best)",
-    "kernel": "kernel distance (0 is best)",
-    "precision": "precision: synthetic images that look real",
-    "recall": "recall: real images that a synthetic one reaches",
-    "density": "density: how deep among real images",
-    "coverage": "coverage: real neighbourhoods with a synthetic image",
+    "frechet": "Fréchet distance, 0 is best",
+    "kernel": "kernel distance, 0 is best",
+    "precision": "precision: how many look real",
+    "density": "density: how deep among real ones",
+    "recall": "recall: how much of the real is near",
+    "coverage": "coverage: real places that are filled",
 }
-USEFULNESS = {"auc": "AUC of a classifier", "balanced_accuracy": "balanced accuracy of a classifier"}
 
 
 def evaluate(
@@ -95,16 +95,17 @@ def _print_table(result: dict[str, Any]) -> None:
     for column in ("", "synthetic", "real"):
         table.add_column(column, justify="right" if column else "left")
     for name, text in USEFULNESS.items():
-        sides = (result["trained_on_synthetic"], result["trained_on_real"])
-        table.add_row(f"{text}, trained on …", *(_number(side, name) for side in sides))
+        table.add_row(text, *(_number(result[side], name) for side in ("trained_on_synthetic", "trained_on_real")))
     for name, text in LIKENESS.items():
         table.add_row(text, *(_number(likeness[side], name) for side in ("synthetic", "real")))
     Console().print(table)
-    say(f"Likeness is measured on {likeness['n']} images a side; small sets make all distances larger.")
+    say(f"Distances compare {likeness['n']} images a side with as many of others; small sets make them larger.")
+    if result["trained_on_real"]["auc"] is None:
+        say("The held-out images are of one class, so no classifier was trained.")
 
 
 def _number(side: dict[str, float | None], name: str) -> str:
     value, spread = side[name], side[f"{name}_spread"]
     if value is None:
-        return "one class only"
+        return "–"
     return f"{value:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
