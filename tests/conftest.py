@@ -43,7 +43,13 @@ def study_dict() -> dict[str, Any]:
         },
         "privacy": {"epsilon": 8.0, "delta": 1e-5, "unit": "patient", "multiplicity": 1},
         "federation": {"mode": "local", "quorum": 2, "round_deadline_s": 120, "weights": "equal"},
-        "generator": {"family": "diffusion", "channels": 8, "private_parameters": ["film", "embedding", "output"]},
+        "generator": {
+            "family": "diffusion",
+            "channels": 8,
+            "adapt_steps": 3,
+            "sampler_steps": 2,
+            "private_parameters": ["film", "embedding", "output"],
+        },
         "stage": [
             {"kind": "pretrain", "source": "phantoms", "count": 32, "steps": 2},
             {"kind": "release", "family": "moments", "epsilon_share": 0.5, "coefficients": 8, "prior": "phantoms"},

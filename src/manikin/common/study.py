@@ -128,7 +128,6 @@ class PretrainStage(Section):
 class ReleaseStage(BaseModel):
     """One noisy sum of a bounded statistic a patient, from each hospital.
 
-    `adapt_steps`: gradient steps that carry the release into a generator of another family; no patient is looked at.
     All other keys are options of the stage's family.
     """
 
@@ -137,7 +136,6 @@ class ReleaseStage(BaseModel):
     kind: Literal["release"]
     family: str
     epsilon_share: Rate
-    adapt_steps: Annotated[int, Field(ge=0)] = 0
 
     @property
     def options(self) -> dict[str, Any]:

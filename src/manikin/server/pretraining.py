@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from manikin import __version__
+from manikin.common import generators as families
 from manikin.common import phantoms
 from manikin.common.errors import Misconfigured
 from manikin.common.files import write_atomically
 from manikin.common.generators import Generator
-from manikin.common.study import Data, PretrainStage, ReleaseStage
+from manikin.common.study import Data, PretrainStage
 
 
 def prior_images(stage: PretrainStage, data: Data, *, progress: Callable[[int], None] | None = None) -> Tensor:
@@ -42,7 +42,8 @@ def pretrain(
 ) -> None:
     """Teach a generator anatomy, if its family learns by gradients; the result is kept in a cache.
 
-    The cache holds nothing of any patient: its key is the digest of the simulated scans, the spec and the stage.
+    The cache holds nothing of any patient: its key is the digest of the simulated scans, the spec, the
+    stage, and the code of the families.
     """
     if not hasattr(generator, "pretrain"):
         return
@@ -59,7 +60,9 @@ def pretrain(
 def _cache_file(generator: Generator, prior: Tensor, stage: PretrainStage) -> Path:
     root = os.environ.get("MANIKIN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "manikin"
     key = hashlib.sha256(prior.numpy().tobytes())
-    key.update(json.dumps([generator.spec.to_json(), stage.steps, stage.seed, __version__, torch.__version__]).encode())
+    key.update(json.dumps([generator.spec.to_json(), stage.steps, stage.seed, torch.__version__]).encode())
+    for module in sorted(Path(str(families.__file__)).parent.glob("*.py")):
+        key.update(module.read_bytes())
     return Path(root) / "pretrain" / f"{key.hexdigest()}.safetensors"
 
 
@@ -67,7 +70,6 @@ def adapt(
     generator: Generator,
     released: Generator,
     prior: Tensor | None,
-    stage: ReleaseStage,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> None:
@@ -83,4 +85,4 @@ def adapt(
             "Add the stage, or release the generator's own family.",
         )
     source = torch.Generator().manual_seed(0)
-    generator.adapt(released, prior, steps=stage.adapt_steps, generator=source, progress=progress)
+    generator.adapt(released, prior, generator=source, progress=progress)

@@ -128,8 +128,8 @@ class Rounds:
         assert noise is not None
         family.fit(total, noise_std=noise * family.norm_bound * len(replies) ** 0.5)
         if not own:
-            with self.phase("Carrying the release into the generator", stage.adapt_steps) as advance:
-                adapt(self.generator, family, self.prior, stage, progress=advance)
+            with self.phase("Carrying the release into the generator", None) as advance:
+                adapt(self.generator, family, self.prior, progress=advance)
 
     def _train(self, move: Move) -> None:
         assert move.step is not None
