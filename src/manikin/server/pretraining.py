@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
@@ -19,10 +20,14 @@ from manikin.common.errors import Misconfigured
 from manikin.common.files import write_atomically
 from manikin.common.generators import Generator
 from manikin.common.study import Data, PretrainStage
+from manikin.common.windowing import by_percentiles
 
 
 def prior_images(stage: PretrainStage, data: Data, *, progress: Callable[[int], None] | None = None) -> Tensor:
-    """Simulated scans of the public population, float32 (count, channels, *shape) in [-1, 1]."""
+    """Simulated scans of the public population, float32 (count, channels, *shape) in [-1, 1].
+
+    Where the study windows each scan by its own percentiles, so are these; a window in native units does not apply.
+    """
     kind = stage.phantom or phantoms.phantom_for(data.modality)
     public = phantoms.population("public", kind)
     simulated = phantoms.simulate(
@@ -33,7 +38,10 @@ def prior_images(stage: PretrainStage, data: Data, *, progress: Callable[[int], 
         spacing_mm=data.spacing_mm,
         progress=progress,
     )
-    images = torch.from_numpy(simulated.images)
+    found = simulated.images
+    if data.window_percentiles is not None:
+        found = np.clip(2 * by_percentiles(found, data.window_percentiles) - 1, -1, 1)
+    images = torch.from_numpy(found)
     return images.expand(-1, len(data.channels), *data.shape).contiguous()
 
 

@@ -25,6 +25,7 @@ from manikin.client.cohort.native import Axes, NativeArray
 from manikin.client.cohort.nifti import hang
 from manikin.common.images import Float32Array
 from manikin.common.study import Data
+from manikin.common.windowing import by_percentiles
 
 FLAT_SLICE_STD = 0.02  # of the range of 2: air, or less than a hundredth of the window
 LEVELS = 2**20  # from 0 to 1
@@ -62,19 +63,9 @@ def windowed(images: Float32Array, data: Data) -> Float32Array:
     """
     low, high = data.window or (0.0, 1.0)
     if data.window_percentiles is not None:
-        images = _by_percentiles(images, data.window_percentiles)
+        images = by_percentiles(images, data.window_percentiles)
     scaled = ScaleIntensityRange(a_min=low, a_max=high, b_min=-1.0, b_max=1.0, clip=True)(images)
     return np.asarray(scaled, dtype=np.float32)
-
-
-def _by_percentiles(images: Float32Array, percentiles: tuple[float, float]) -> Float32Array:
-    flat = images.reshape(*images.shape[:2], -1)
-    low, high = np.percentile(flat, percentiles, axis=-1)
-    narrow = high <= low
-    low, high = np.where(narrow, flat.min(axis=-1), low), np.where(narrow, flat.max(axis=-1), high)
-    width = np.where(high > low, high - low, 1.0)
-    relative = (flat - low[..., None]) / width[..., None]
-    return np.asarray(relative.reshape(images.shape), dtype=np.float32)
 
 
 def axial_slices(
