@@ -44,13 +44,17 @@ CLASSIFIERS = 2
 PICTURES = 10
 SECTION = "utility"
 NOTES = """
-Unit `image`: the data set names no patients. AUC (macro, one against the rest) and balanced accuracy: a small CNN
-trained on what the row names, tested on the official or kept-aside test images; `±` is the standard deviation over
-federations with fresh noise. Fréchet: distance to the test images in Manikin's phantom-trained feature space,
-comparable within one data set only; for real images, of as many training images. LGG has 14 to 45 patients a hospital:
-in local mode that is below the noise floor, and a score near .5 is what to expect until hospitals add their noise
-together. Hippocampus volumes have one class: no classifier. Tests: PneumoniaMNIST's official test split, 2,000 MedNIST
-images kept aside, the holdout patients of all hospitals for LGG and hippocampus.
+- Unit `image`: the data set names no patients. ε is for adding or removing one of them.
+- AUC (macro, one against the rest) and balanced accuracy: a small CNN trained on what the row names, tested on the
+  official or kept-aside test images; `±` is the standard deviation over federations with fresh noise.
+- Fréchet: distance to the test images in Manikin's phantom-trained feature space, comparable within one data set only;
+  for real images, of as many training images.
+- The classifier by DP-SGD has all hospitals' patients in one place, and serves one task only.
+- LGG has 14 to 45 patients a hospital, protected patient by patient: below the noise floor of local mode. What is
+  released there is mostly the simulated prior, and the scores say what that costs.
+- Hippocampus volumes have one class: no classifier.
+- Tests: PneumoniaMNIST's official test split, 2,000 MedNIST images kept aside, the holdout patients of all hospitals
+  for LGG and hippocampus. No setting was chosen by the first two; few runs looked at the last two.
 """
 
 
