@@ -54,6 +54,24 @@ def test_an_error_is_three_sentences_and_a_traceback_only_with_debug(monkeypatch
     assert ("Traceback" in err) is debug
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/proc/x"), 18, "/proc/x"),
+        (ZeroDivisionError("by zero"), 1, "ZeroDivisionError"),
+    ],
+)
+def test_what_nobody_foresaw_is_a_sentence_too(monkeypatch, capsys, error, code, says):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(command_line, "build", fails)
+    ended, _, err = run([], capsys)
+    assert ended == code
+    assert says in err
+    assert "Traceback" not in err
+
+
 def test_ctrl_c_says_that_what_was_finished_is_kept(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -11,7 +11,7 @@ import click
 import typer
 
 from manikin import __version__
-from manikin.common.errors import ManikinError
+from manikin.common.errors import ManikinError, StorageFailure
 
 INTERRUPTED_EXIT_CODE = 100
 
@@ -65,12 +65,31 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         code = error.exit_code
     except ManikinError as error:
-        if debug:
-            traceback.print_exc()
-        for line in filter(None, (error.what, error.why, error.next_step)):
-            print(line, file=sys.stderr)
-        code = error.exit_code
+        code = _explain(debug, error)
+    except OSError as error:
+        code = _explain(
+            debug,
+            StorageFailure(
+                f"A file could not be read or written: {error.filename or 'unknown'}.",
+                f"The system says: {error.strerror or error}.",
+                "Check the path, its permissions and the space left, then run the same command again.",
+            ),
+        )
     except KeyboardInterrupt:
         print("Interrupted: what was finished is kept; run the same command again to go on.", file=sys.stderr)
         code = INTERRUPTED_EXIT_CODE
+    except Exception as error:  # noqa: BLE001 (the last resort: a person gets a sentence, never a traceback)
+        kind = type(error).__name__
+        code = _explain(
+            debug, ManikinError("Something went wrong that should not.", f"{kind}: {error}", "Report it with --debug.")
+        )
     sys.exit(code)
+
+
+def _explain(debug: bool, error: ManikinError) -> int:
+    """Print what, why and what to do, with `--debug` the traceback too; the exit code."""
+    if debug:
+        traceback.print_exc()
+    for line in filter(None, (error.what, error.why, error.next_step)):
+        print(line, file=sys.stderr)
+    return error.exit_code
