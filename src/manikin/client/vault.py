@@ -187,7 +187,7 @@ class Vault:
         patients, study = self._load(plan), plan.study
         settings = AuditSettings(
             fpr=study.audit.fpr,
-            alpha=study.audit.alpha,
+            alpha=study.audit.alpha / study.federation.quorum,  # every hospital tests, and one fail is a fail
             tpr_limit=study.audit.tpr_limit,
             seed=int(plan.digest[:8], 16),
             epsilon=study.privacy.epsilon,

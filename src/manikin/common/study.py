@@ -171,7 +171,12 @@ Stage = Annotated[PretrainStage | ReleaseStage | TrainStage, Field(discriminator
 
 
 class Audit(Section):
-    """What the audits ask: false-positive rate of the membership test, level of the permutation test."""
+    """What the audits ask.
+
+    `fpr`: false-positive rate at which membership is tested. `alpha`: chance that a generator without a leak fails at
+    any of `quorum` hospitals; each tests at its share. `synthetic`: images drawn for the audits. `tpr_limit`: largest
+    accepted share of training patients recognised at `fpr`.
+    """
 
     epsilon_share: Share
     fpr: Annotated[Finite, Field(gt=0, lt=1)]
