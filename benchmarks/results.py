@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,19 @@ from manikin.common.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 WATCHED = ("src", "benchmarks", "pyproject.toml", ":!benchmarks/RESULTS.md")
-COLUMNS = ("data", "learned by", "ε", "unit", "runs", "AUC", "balanced accuracy", "Fréchet", "seconds a run")
+COLUMNS = (
+    "data",
+    "learned by",
+    "ε",
+    "unit",
+    "AUC",
+    "balanced accuracy",
+    "Fréchet",
+    "runs",
+    "audits",
+    "s a run",
+    "commit",
+)
 Line = dict[str, Any]
 
 
@@ -51,6 +64,11 @@ def append(path: Path, line: Line) -> None:
         os.fsync(file.fileno())
 
 
+def newest(lines: Iterable[Line]) -> list[Line]:
+    """The last line of each case, in the order in which cases first came."""
+    return list({line["case"]: line for line in lines}.values())
+
+
 def table(lines: Sequence[Line]) -> str:
     """A Markdown table: one row for the runs of one data set, family and ε, as mean ± standard deviation."""
     groups: dict[tuple[Any, ...], list[Line]] = {}
@@ -61,8 +79,15 @@ def table(lines: Sequence[Line]) -> str:
         scores = [_mean(run[key] for run in runs) for key in ("auc", "balanced_accuracy", "frechet")]
         seconds = f"{np.mean([run['seconds'] for run in runs]):.0f}"
         limit = "∞" if epsilon is None else f"{epsilon:g}"
-        rows.append((dataset, family, limit, unit, str(len(runs)), *scores, seconds))
+        commits = ", ".join(sorted({run["commit"] for run in runs}))
+        rows.append((dataset, family, limit, unit, *scores, str(len(runs)), _verdicts(runs), seconds, commits))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _verdicts(runs: Sequence[Line]) -> str:
+    """How many audits ended how; a release that failed was not made, and has no scores."""
+    counts = Counter(run["audit"] for run in runs if "audit" in run)
+    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())) or "–"
 
 
 def write_section(path: Path, name: str, text: str) -> None:

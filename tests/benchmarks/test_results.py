@@ -13,7 +13,15 @@ def results():
 
 
 def line(seed, **changes):
-    fixed = {"dataset": "d", "family": "moments", "epsilon": 3.0, "unit": "image", "seconds": 2.0, "frechet": None}
+    fixed = {
+        "dataset": "d",
+        "family": "moments",
+        "epsilon": 3.0,
+        "unit": "image",
+        "seconds": 2.0,
+        "frechet": None,
+        "commit": "c0",
+    }
     return {**fixed, "case": f"c{seed}", "seed": seed, "auc": 0.8 + seed / 10, "balanced_accuracy": 0.7, **changes}
 
 
@@ -33,11 +41,16 @@ def test_a_number_that_is_not_finite_is_never_written(results, tmp_path):
 
 
 def test_runs_of_one_kind_share_a_row(results):
-    text = results.table([line(0), line(1), line(0, epsilon=None, family="real", auc=None)])
-    rows = text.splitlines()
+    moments = [line(0, audit="pass"), line(1, audit="pass", commit="c1"), line(2, audit="fail", auc=None)]
+    rows = results.table([*moments, line(0, epsilon=None, family="real", auc=None)]).splitlines()
     assert len(rows) == 4
-    assert rows[2] == "| d | moments | 3 | image | 2 | 0.850 ± 0.071 | 0.700 ± 0.000 | – | 2 |"
-    assert rows[3] == "| d | real | ∞ | image | 1 | – | 0.700 | – | 2 |"
+    scores = "0.850 ± 0.071 | 0.700 ± 0.000 | –"
+    assert rows[2] == f"| d | moments | 3 | image | {scores} | 3 | 1 fail, 2 pass | 2 | c0, c1 |"
+    assert rows[3] == "| d | real | ∞ | image | – | 0.700 | – | 1 | – | 2 | c0 |"
+
+
+def test_the_newest_answer_to_a_case_counts(results):
+    assert results.newest([line(0), line(1), line(0, auc=0.1)]) == [line(0, auc=0.1), line(1)]
 
 
 def test_a_section_is_replaced_and_the_rest_kept(results, tmp_path):

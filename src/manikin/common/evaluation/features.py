@@ -24,7 +24,7 @@ from manikin.common.errors import BadData, VerificationFailed
 from manikin.common.images import Float32Array
 
 WEIGHTS = "features.safetensors"
-WEIGHTS_SHA256 = "4d388b9ce6ab3cf6b902312b549ac54467a00260a31206bf8293158f2d7681f7"
+WEIGHTS_SHA256 = "d8fc8b0973888cc59e88f7acd3b634393a3e28e74576530910555b186cc07df1"
 FEATURES = 64
 WIDTHS = {2: (16, 32, 48, 64), 3: (8, 16, 24, 32)}
 GRID = {2: 4, 3: 3}  # regions a side in which the deepest layer is averaged
