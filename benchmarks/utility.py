@@ -51,7 +51,7 @@ NOTES = """
   for real images, of as many training images.
 - The classifier by DP-SGD has all hospitals' patients in one place, and serves one task only.
 - Audits: each hospital's own verdict counts, the worst is shown. Where one fails, nothing is released or scored; at
-  the studies' level α = 0.01 three hospitals stop an honest release in at most 3 of 100 federations.
+  the studies' level α = 0.01 an honest release is stopped in at most 1 of 100 federations.
 - LGG has 14 to 45 patients a hospital, protected patient by patient: below the noise floor of local mode. What is
   released there is mostly the simulated prior, and the scores say what that costs.
 - Hippocampus volumes have one class: no classifier.
