@@ -23,11 +23,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import results
 from data import STUDIES, load_test, prepare_hospitals
 from direct import train_and_score_privately
 
 from manikin.client.cohort import Cohort
+from manikin.common import phantoms
 from manikin.common.errors import AuditFailed
 from manikin.common.evaluation import draw_balanced, train_and_score
 from manikin.common.evaluation.comparison import LabelledImages, likeness
@@ -39,6 +41,7 @@ from manikin.common.study import Study, load_study, parse_study
 from manikin.embedded.federation import federate
 
 REAL, DIRECT, ALONE = "real images", "classifier by DP-SGD", "one hospital alone (moments)"
+PHANTOMS = "simulated images, no patient read"
 SYNTHETIC = {"pneumonia": 4000, "mednist": 6000, "lgg": 2000, "hippocampus": 200}
 CLASSIFIERS = 2
 PICTURES = 10
@@ -79,6 +82,7 @@ class Case:
 def cases(*, quick: bool) -> Iterator[Case]:
     """All cases, cheap ones first."""
     yield Case("pneumonia", REAL, "pneumonia_moments", None)
+    yield Case("pneumonia", PHANTOMS, "pneumonia_moments", None)
     for seed in range(1 if quick else 3):
         for epsilon in (3.0,) if quick else (1.0, 3.0):
             yield Case("pneumonia", "moments", "pneumonia_moments", epsilon, seed)
@@ -120,7 +124,9 @@ def run_case(case: Case, work: Path, *, commit: str) -> dict[str, Any]:
     started = time.monotonic()
     study = case_study(case)
     bench = _open_bench(case.dataset, work)
-    find: Callable[[Case, Study, Bench], dict[str, Any]] = {REAL: _real, DIRECT: _direct}.get(case.family, _federation)
+    find: Callable[[Case, Study, Bench], dict[str, Any]] = {REAL: _real, DIRECT: _direct, PHANTOMS: _phantoms}.get(
+        case.family, _federation
+    )
     found = find(case, study, bench)
     return {
         "case": case.name,
@@ -158,6 +164,17 @@ def _real(case: Case, study: Study, bench: Bench) -> dict[str, Any]:
     del case
     images = flatten(bench.train)[:2]
     distance = likeness(images, images, bench.test, seeds=3)["real"]["frechet"]
+    return {**_scores(images, study, bench), "frechet": distance}
+
+
+def _phantoms(case: Case, study: Study, bench: Bench) -> dict[str, Any]:
+    """What the prior is worth by itself: simulated normal chests and pneumonias, ε = 0."""
+    del case
+    public = phantoms.population("public", "chest-xr")
+    shares = {label: 1 / len(study.data.labels) for label in study.data.labels}
+    drawn = phantoms.simulate(public, shape=study.data.shape, count=SYNTHETIC["pneumonia"], seed=0, findings=shares)
+    images = drawn.images, np.array([study.data.labels.index(drawn.class_names[label]) for label in drawn.labels])
+    distance = likeness(images, flatten(bench.train)[:2], bench.test, seeds=3)["synthetic"]["frechet"]
     return {**_scores(images, study, bench), "frechet": distance}
 
 
