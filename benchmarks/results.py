@@ -64,9 +64,13 @@ def append(path: Path, line: Line) -> None:
         os.fsync(file.fileno())
 
 
-def newest(lines: Iterable[Line]) -> list[Line]:
-    """The last line of each case, in the order in which cases first came."""
-    return list({line["case"]: line for line in lines}.values())
+def answers(lines: Iterable[Line], *, commit: str) -> dict[str, Line]:
+    """The first line of each case at one commit: a run that an audit stopped stays stopped, however often one asks."""
+    found: dict[str, Line] = {}
+    for line in lines:
+        if line["commit"] == commit:
+            found.setdefault(line["case"], line)
+    return found
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -79,8 +83,7 @@ def table(lines: Sequence[Line]) -> str:
         scores = [_mean(run[key] for run in runs) for key in ("auc", "balanced_accuracy", "frechet")]
         seconds = f"{np.mean([run['seconds'] for run in runs]):.0f}"
         limit = "∞" if epsilon is None else f"{epsilon:g}"
-        commits = ", ".join(sorted({run["commit"] for run in runs}))
-        rows.append((dataset, family, limit, unit, *scores, str(len(runs)), _verdicts(runs), seconds, commits))
+        rows.append((dataset, family, limit, unit, *scores, str(len(runs)), _verdicts(runs), seconds))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

@@ -3,7 +3,8 @@
     python benchmarks/utility.py            # everything, under an hour on two cores
     python benchmarks/utility.py --quick    # a few minutes
 
-Each case prints one JSON line and is kept, so that a stopped run goes on; the table goes into RESULTS.md. Beside each
+Each case prints one JSON line and is kept, so that a stopped run goes on. The table goes into RESULTS.md when one
+commit has answered every case; a case is answered once, also where an audit stopped it. Beside each
 family stand, in the same run: a classifier trained on the real images, one trained on them by DP-SGD at the same ε, and
 a release of one hospital alone. The test images are read once per case, and nothing is chosen by them.
 
@@ -53,13 +54,19 @@ NOTES = """
 - Fréchet: distance to the test images in Manikin's phantom-trained feature space, comparable within one data set only;
   for real images, of as many training images.
 - The classifier by DP-SGD has all hospitals' patients in one place, and serves one task only.
-- Audits: each hospital's own verdict counts, the worst is shown. Where one fails, nothing is released or scored; at
-  the studies' level α = 0.01 an honest release is stopped in at most 1 of 100 federations.
+- Audits: the worst verdict of the hospitals in each run. A run that fails is not released, has no scores, and is not
+  repeated: the means are over the others. At the studies' level α = 0.05 an honest release is stopped in up to 5 of
+  100 federations. (An earlier round of this benchmark, when each hospital tested at 0.05 by itself, had 1 of 28
+  federations stopped: `moments` at ε = 1, re-identification at one hospital, adjusted p = 0.044. That may be the false
+  alarm that such a level allows; it cannot be told from one run. Each hospital now tests at its share of 0.05.)
 - LGG has 14 to 45 patients a hospital, protected patient by patient: below the noise floor of local mode. What is
   released there is mostly the simulated prior, and the scores say what that costs.
 - Hippocampus volumes have one class: no classifier.
 - Tests: PneumoniaMNIST's official test split, 2,000 MedNIST images kept aside, the holdout patients of all hospitals
-  for LGG and hippocampus. No setting was chosen by the first two; few runs looked at the last two.
+  for LGG and hippocampus. The rival's learning rate was chosen on the hospitals' holdout. These test sets were seen in
+  earlier rounds: the prior of the hippocampus study was changed from a texture to phantoms after its distance had been
+  read, and the 3D feature network was trained longer after it had been tried on real hippocampus and LGG volumes. So
+  the hippocampus rows are not untouched, and no distance in 3D should be read as more than an order of magnitude.
 """
 
 
@@ -82,7 +89,7 @@ class Case:
 def cases(*, quick: bool) -> Iterator[Case]:
     """All cases, cheap ones first."""
     yield Case("pneumonia", REAL, "pneumonia_moments", None)
-    yield Case("pneumonia", PHANTOMS, "pneumonia_moments", None)
+    yield Case("pneumonia", PHANTOMS, "pneumonia_moments", 0.0)
     for seed in range(1 if quick else 3):
         for epsilon in (3.0,) if quick else (1.0, 3.0):
             yield Case("pneumonia", "moments", "pneumonia_moments", epsilon, seed)
@@ -146,7 +153,7 @@ def run_case(case: Case, work: Path, *, commit: str) -> dict[str, Any]:
 def case_study(case: Case) -> Study:
     """The study file with the case's ε, and a name of its own, so that its noise is its own."""
     raw = load_study(STUDIES / f"{case.study}.toml").model_dump(mode="json", by_alias=True, exclude_none=True)
-    if case.epsilon is not None:
+    if case.epsilon:
         raw["privacy"]["epsilon"] = case.epsilon
         raw["name"] = f"{raw['name']}-{case.epsilon:g}-{case.seed}"
     if case.family == ALONE:
@@ -214,9 +221,16 @@ def _scores(images: LabelledImages, study: Study, bench: Bench) -> dict[str, flo
     if classes < 2:
         return {"auc": None, "balanced_accuracy": None}
     runs = [train_and_score(images, bench.test, classes=classes, seed=seed) for seed in range(CLASSIFIERS)]
-    pairs = [(run.auc, run.balanced_accuracy) for run in runs if run.auc and run.balanced_accuracy]
-    areas, accuracies = zip(*pairs, strict=True)
-    return {"auc": sum(areas) / len(areas), "balanced_accuracy": sum(accuracies) / len(accuracies)}
+    return {
+        "auc": _mean([run.auc for run in runs]),
+        "balanced_accuracy": _mean([run.balanced_accuracy for run in runs]),
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """The mean, or None where the test holds one class only; an AUC of 0 is a score like any other."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _save_pictures(path: Path, synthetic: LabelledImages, study: Study) -> None:
@@ -233,7 +247,7 @@ def default_work() -> Path:
 
 
 def main() -> None:
-    """Run the cases that this commit has not answered yet, print each, and write the table."""
+    """Run the cases that this commit has not answered yet; write the page when all are answered."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, default=default_work(), help="folder for hospitals, runs and JSON lines")
     parser.add_argument("--quick", action="store_true", help="one federation and its references")
@@ -244,17 +258,17 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted = [case for case in cases(quick=arguments.quick) if arguments.only in case.name]
     journal, code = arguments.work / "utility.jsonl", results.commit()
-    done = {line["case"]: line for line in results.read(journal) if line["commit"] == code}
+    done = results.answers(results.read(journal), commit=code)
     for case in wanted:
         if case.name not in done:
             done[case.name] = run_case(case, arguments.work, commit=code)
             results.append(journal, done[case.name])
         print(json.dumps(done[case.name], sort_keys=True), flush=True)
-    answers = {line["case"]: line for line in results.newest(results.read(journal))}
-    text = results.table([answers[case.name] for case in cases(quick=False) if case.name in answers])
+    every = [case.name for case in cases(quick=False)]
+    text = results.table([done[name] for name in every if name in done])
     print(text)
-    if not arguments.quick:
-        heading = f"## Usefulness of releases\n\n{results.today()}, `make bench`: the newest answer to each case."
+    if all(name in done for name in every):
+        heading = f"## Usefulness of releases\n\nCommit {code}, {results.today()}, `make bench`."
         results.write_section(arguments.out, SECTION, f"{heading}\n\n{text}\n\n{NOTES}")
 
 

@@ -41,16 +41,17 @@ def test_a_number_that_is_not_finite_is_never_written(results, tmp_path):
 
 
 def test_runs_of_one_kind_share_a_row(results):
-    moments = [line(0, audit="pass"), line(1, audit="pass", commit="c1"), line(2, audit="fail", auc=None)]
+    moments = [line(0, audit="pass"), line(1, audit="pass"), line(2, audit="fail", auc=None)]
     rows = results.table([*moments, line(0, epsilon=None, family="real", auc=None)]).splitlines()
     assert len(rows) == 4
-    scores = "0.850 ± 0.071 | 0.700 ± 0.000 | –"
-    assert rows[2] == f"| d | moments | 3 | image | {scores} | 3 | 1 fail, 2 pass | 2 | c0, c1 |"
-    assert rows[3] == "| d | real | ∞ | image | – | 0.700 | – | 1 | – | 2 | c0 |"
+    assert rows[2] == "| d | moments | 3 | image | 0.850 ± 0.071 | 0.700 ± 0.000 | – | 3 | 1 fail, 2 pass | 2 |"
+    assert rows[3] == "| d | real | ∞ | image | – | 0.700 | – | 1 | – | 2 |"
 
 
-def test_the_newest_answer_to_a_case_counts(results):
-    assert results.newest([line(0), line(1), line(0, auc=0.1)]) == [line(0, auc=0.1), line(1)]
+def test_a_case_is_answered_once_at_each_commit(results):
+    failed = line(0, audit="fail", auc=None)
+    lines = [line(0, commit="old"), failed, line(1), line(0, audit="pass")]
+    assert results.answers(lines, commit="c0") == {"c0": failed, "c1": line(1)}
 
 
 def test_a_section_is_replaced_and_the_rest_kept(results, tmp_path):

@@ -41,7 +41,9 @@ def test_cases_have_names_of_their_own_and_cover_the_question(utility):
 
 
 def test_each_federation_has_noise_of_its_own(utility):
-    federations = [c for c in utility.cases(quick=False) if c.family not in (utility.REAL, utility.DIRECT)]
+    federations = [
+        c for c in utility.cases(quick=False) if c.family not in (utility.REAL, utility.DIRECT, utility.PHANTOMS)
+    ]
     names = [utility.case_study(case).name for case in federations]
     assert len(set(names)) == len(names)
     alone = next(c for c in federations if c.family == utility.ALONE)
@@ -95,4 +97,26 @@ def test_a_reference_needs_no_federation(small, tmp_path, capsys):
     assert line["epsilon"] is None
     assert line["auc"] > 0.9
     assert line["frechet"] > 0
-    assert "| pneumonia | real images | ∞ | image |" in (tmp_path / "PAGE.md").read_text()
+    assert not (tmp_path / "PAGE.md").exists()
+
+
+def test_the_page_is_written_when_one_commit_has_answered_every_case(small, utility, tmp_path, monkeypatch):
+    def answer(case, work, *, commit):
+        scores = {"auc": 0.9, "balanced_accuracy": 0.8, "frechet": 1.0, "seconds": 1.0, "unit": "image"}
+        known = {"case": case.name, "dataset": case.dataset, "family": case.family, "epsilon": case.epsilon}
+        return {**known, **scores, "commit": commit}
+
+    monkeypatch.setattr(utility, "run_case", answer)
+    small("--only", "pneumonia")
+    assert not (tmp_path / "PAGE.md").exists()
+    small()
+    page = (tmp_path / "PAGE.md").read_text()
+    assert "Commit 0123456789" in page
+    assert f"| pneumonia | {utility.PHANTOMS} | 0 | image |" in page
+    assert f"| pneumonia | {utility.REAL} | ∞ | image |" in page
+    assert "| pneumonia | diffusion | 3 | image | 0.900 ± 0.000 |" in page
+
+
+def test_an_area_of_zero_is_a_score(utility):
+    assert utility._mean([0.0, 0.5]) == 0.25
+    assert utility._mean([None, None]) is None
