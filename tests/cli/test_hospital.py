@@ -5,19 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from manikin.cli import main as command_line
-
-
-@pytest.fixture
-def manikin(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            command_line.main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
-
 
 @pytest.fixture
 def source(tmp_path):

@@ -51,7 +51,7 @@ def test_an_untouched_bundle_verifies_and_samples(pristine):
 
 
 def test_a_moved_bundle_still_verifies(published):
-    verify_bundle(published.bundle, published.trust)
+    assert verify_bundle(published.bundle, published.trust).folder == published.bundle
 
 
 def test_the_matrix_covers_every_file(pristine):
