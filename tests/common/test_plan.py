@@ -28,7 +28,7 @@ def test_any_change_gives_another_digest(plan, study_dict):
 
 
 @pytest.mark.parametrize(
-    "noise", [(None, 0.0, 1.0), (None, None, 1.0), (1.0, 1.0, 1.0), (None, -1.0, 1.0), (None, "1", 1.0)]
+    "noise", [(None, 0.0, 1.0), (None, None, 1.0), (1.0, 1.0, 1.0), (None, -1.0, 1.0), (None, "x", 1.0)]
 )
 def test_noise_that_does_not_fit_the_stages_is_refused(plan, noise):
     raw = plan.to_dict() | {"noise_multipliers": list(noise)}

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manikin.common.errors import Misconfigured, VerificationFailed
@@ -29,6 +30,15 @@ Role = str  # "coordinator"; a trust file with any other is refused
 def key_digest(public_key: bytes) -> str:
     """SHA-256 of the 32 raw bytes of a public key, hex: the key id in envelopes."""
     return hashlib.sha256(public_key).hexdigest()
+
+
+def holds(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether `signature` is this key's Ed25519 signature of `message`."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def fingerprint(public_key: bytes) -> str:

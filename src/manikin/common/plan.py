@@ -6,15 +6,20 @@ Its digest names it everywhere: in every task, in the ledger, and in the release
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import rfc8785
 
 from manikin import __version__
-from manikin.common.errors import ProtocolViolation
+from manikin.common.errors import Misconfigured, ProtocolViolation
 from manikin.common.generators.base import GeneratorSpec
 from manikin.common.study import PretrainStage, ReleaseStage, Study, TrainStage, parse_study
+
+_KEY = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,25 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Party:
+    """Who takes part: a name, and the raw Ed25519 public key in 64 hex digits that speaks for it."""
+
+    name: str
+    key: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.key, str) or not _KEY.fullmatch(self.key):
+            raise ProtocolViolation(
+                "A plan was refused.", "A party has no name or no key of 64 hex digits.", "Ask for the plan again."
+            )
+
+    @property
+    def public_key(self) -> bytes:
+        """32 raw bytes."""
+        return bytes.fromhex(self.key)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that two parties must agree on before a patient is looked at.
 
@@ -35,18 +59,41 @@ class Plan:
         study: what was asked for.
         noise_multipliers: one a stage, None where the stage looks at no patient.
         code_version: version of Manikin that made the plan.
+        coordinator: whose tasks count; None in a draft that no vault will follow.
+        participants: the hospitals, whose replies and ledger heads count.
     """
 
     study: Study
     noise_multipliers: tuple[float | None, ...]
     code_version: str = __version__
+    coordinator: Party | None = None
+    participants: tuple[Party, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "study": self.study.model_dump(mode="json", by_alias=True),
             "noise_multipliers": list(self.noise_multipliers),
             "code_version": self.code_version,
+            "coordinator": asdict(self.coordinator) if self.coordinator else None,
+            "participants": [asdict(party) for party in self.participants],
         }
+
+    def agreed(self, coordinator: Party, participants: Iterable[Party]) -> Plan:
+        """This plan between these parties.
+
+        Raises:
+            Misconfigured: two participants share a name or a key, or there are fewer than the quorum.
+        """
+        parties = tuple(participants)
+        if len({p.name for p in parties}) < len(parties) or len({p.key for p in parties}) < len(parties):
+            raise Misconfigured("Two participants share a name or a key.", "", "Enrol each hospital once.")
+        if len(parties) < self.study.federation.quorum:
+            raise Misconfigured(
+                f"The study's quorum is {self.study.federation.quorum}, and {len(parties)} hospitals are enrolled.",
+                "",
+                "Enrol more hospitals, or propose another study.",
+            )
+        return replace(self, coordinator=coordinator, participants=parties)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Plan:
@@ -56,12 +103,20 @@ class Plan:
             ProtocolViolation: it is not a plan, or its noise does not fit its stages.
         """
         try:
-            plan = cls(parse_study(raw["study"]), tuple(raw["noise_multipliers"]), raw["code_version"])
-        except (KeyError, TypeError) as error:
+            plan = cls(
+                parse_study(raw["study"]),
+                tuple(None if noise is None else float(noise) for noise in raw["noise_multipliers"]),
+                str(raw["code_version"]),
+                Party(**raw["coordinator"]) if raw.get("coordinator") else None,
+                tuple(Party(**party) for party in raw.get("participants", ())),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ProtocolViolation("A plan was refused.", f"It lacks {error}.", "Ask for the plan again.") from None
+        if len(plan.noise_multipliers) != len(plan.study.stage):
+            raise ProtocolViolation("A plan was refused.", "It has not one noise a stage.", "Ask for the plan again.")
         for stage, noise in zip(plan.study.stage, plan.noise_multipliers, strict=True):
             charged = not isinstance(stage, PretrainStage)
-            if charged != (isinstance(noise, float) and noise > 0):
+            if charged != (noise is not None and 0 < noise < math.inf):
                 raise ProtocolViolation(
                     "A plan was refused.",
                     f"Stage {stage.kind!r} has the noise multiplier {noise!r}.",

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import rfc8785
 from numpy.typing import NDArray
 
 from manikin.common.errors import ProtocolViolation
+from manikin.common.keys import SigningKey, holds
 
 ARRAYS_MAX = 4096  # a generator has a few hundred tensors
 ARRAYS_BYTES_MAX = 1 << 30  # one gibibyte: the largest generator and synthetic set that a task may carry
 NUMBER_KINDS = "biuf"
 DTYPES = frozenset({"float32", "float64", "int64", "uint8"})
 
-ACTIONS = ("open", "release", "train", "audit")
+ACTIONS = ("open", "release", "train", "audit", "canary")
+RefusalCode = Literal["protocol-violation", "policy-refusal", "unavailable"]
+_TASK, _REPLY = b"manikin task v1\n", b"manikin reply v1\n"  # what is signed can be taken for nothing else
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -37,6 +41,7 @@ class Task:
         action: one of `ACTIONS`.
         parameters: JSON values.
         arrays: named arrays.
+        signature: the coordinator's, over `digest`; Ed25519.
     """
 
     plan_digest: str
@@ -44,20 +49,79 @@ class Task:
     action: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     arrays: Arrays = field(default_factory=dict)
+    signature: bytes = b""
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
-        """SHA-256 over every byte of the request."""
+        """SHA-256 over every byte of the request but its signature."""
         head = {"plan": self.plan_digest, "step": self.step, "action": self.action, "parameters": self.parameters}
         return request_digest(head, self.arrays)
+
+    def signed(self, key: SigningKey) -> Task:
+        """This task with the coordinator's signature."""
+        return replace(self, signature=key.sign(_TASK + self.digest))
+
+    def check_signature(self, public_key: bytes) -> None:
+        """Whether the coordinator asked exactly this.
+
+        Raises:
+            ProtocolViolation: the signature does not hold.
+        """
+        if not holds(public_key, self.signature, _TASK + self.digest):
+            raise ProtocolViolation(
+                "A task was refused.",
+                "It is not signed by the plan's coordinator.",
+                "Ask the coordinator whether its key was changed.",
+            )
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What one hospital answers: arrays made by a charged mechanism, or nothing but the acknowledgement."""
+    """What one hospital answers: arrays made by a charged mechanism, or nothing but the acknowledgement.
+
+    Args:
+        arrays: named arrays.
+        name: the hospital.
+        head: its signed ledger head after a charged step, as a DSSE envelope; "" after any other.
+        signature: the vault's, over the task's digest and `digest`; Ed25519.
+    """
 
     arrays: Arrays = field(default_factory=dict)
     name: str = ""
+    head: str = ""
+    signature: bytes = b""
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 over every byte of the reply but its signature."""
+        return request_digest({"name": self.name, "head": self.head}, self.arrays)
+
+    def signed(self, key: SigningKey, task: Task) -> Reply:
+        """This reply with the vault's signature, as the answer to `task` and to no other."""
+        return replace(self, signature=key.sign(_REPLY + task.digest + self.digest))
+
+    def check_signature(self, public_key: bytes, task: Task) -> None:
+        """Whether this hospital's vault answered `task` with exactly this.
+
+        Raises:
+            ProtocolViolation: the signature does not hold.
+        """
+        if not holds(public_key, self.signature, _REPLY + task.digest + self.digest):
+            raise ProtocolViolation(
+                "A reply was refused.",
+                f"It is not signed by the vault of {self.name!r} as an answer to this task.",
+                "Ask the hospital whether its key was changed.",
+            )
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A vault that says no, and all that it says about why.
+
+    `protocol-violation` and `policy-refusal` only for reasons that no patient moves; anything else is `unavailable`.
+    """
+
+    code: RefusalCode
 
 
 def request_digest(metadata: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> bytes:

@@ -4,7 +4,8 @@ Three sources, in this order: `pretrain` on phantoms (no privacy cost), `adapt` 
 post-processing), then gradients of patients through `loss`, which the privacy engine clips and noises and which may
 move `private_parameters` only. A sample starts as a draw of the released moments under noise that hides all but its
 large shapes, and the denoiser draws the rest anew. So the network need not learn what the release knows, few noise
-levels matter, and few steps suffice. The state carries the moments too.
+levels matter, and few steps suffice. At the end `match_means` moves each class's mean back to the released one, from
+which the denoiser drifts. The state carries the moments and that shift too.
 
 >>> spec = GeneratorSpec("diffusion", 1, (8, 8), ("a", "b"), {"channels": 8, "sampler_steps": 2})
 >>> Diffusion(spec).sample(torch.tensor([0, 1]), generator=torch.Generator().manual_seed(0)).shape
@@ -45,6 +46,7 @@ GOLDEN = 0.6180339887498949
 SAMPLE_BATCH = 128
 TRAIN_BATCH, TRAIN_VOXELS = 64, 1 << 17
 LEARNING_RATE = 2e-3
+MATCH_IMAGES, MATCH_VOXELS = 300, 1 << 22  # images a class that `match_means` draws, fewer of large ones
 
 
 class Diffusion:
@@ -61,6 +63,7 @@ class Diffusion:
             torch.manual_seed(0)
             self.net = UNet(shape)
         self.moments: Moments | None = None
+        self.shift = torch.zeros(classes, spec.channels, *spec.shape)
         self._private_names()
 
     def _private_names(self) -> list[str]:
@@ -162,6 +165,25 @@ class Diffusion:
 
         self._train(batch, self._adapt_steps(steps), generator, progress)
 
+    @torch.no_grad()
+    def match_means(self, *, generator: torch.Generator) -> None:
+        """Move the mean of each class's low frequencies to that of the release; only post-processing, so at no cost.
+
+        Both means are taken over draws, a few hundred a class. Without a release there is nothing to match.
+        """
+        self.shift.zero_()
+        if self.moments is None:
+            return
+        basis = self.moments.features.basis
+        for label in range(len(self.spec.labels)):
+            n = max(32, min(MATCH_IMAGES, MATCH_VOXELS // math.prod(self.spec.shape)))
+            conditions = torch.full((n,), label)
+            wanted = basis.spectrum(self.moments.sample(conditions, generator=generator)).mean(0, keepdim=True)
+            difference = wanted - basis.spectrum(self.sample(conditions, generator=generator)).mean(0, keepdim=True)
+            low = torch.zeros_like(difference)
+            low[:, basis.low] = difference[:, basis.low]
+            self.shift[label] = basis.image(low)[0]
+
     @property
     def _batch_size(self) -> int:
         """Images a step: fewer where they are large, at least 2."""
@@ -206,7 +228,8 @@ class Diffusion:
         levels = noise_levels(int(self.options["sampler_steps"]), highest)
         start = guide + levels[0] * torch.randn(size, generator=generator)
         parts = zip(torch.split(start, SAMPLE_BATCH), torch.split(conditions, SAMPLE_BATCH), strict=True)
-        return torch.cat([self._solve(noisy, labels, levels) for noisy, labels in parts]).clamp(-1, 1)
+        images = torch.cat([self._solve(noisy, labels, levels) for noisy, labels in parts])
+        return (images + self.shift[conditions]).clamp(-1, 1)
 
     def _solve(self, x: Tensor, conditions: Tensor, levels: list[float]) -> Tensor:
         for sigma, following in zip(levels, [*levels[1:], 0.0], strict=True):
@@ -227,10 +250,10 @@ class Diffusion:
         return without + guidance * (with_class - without)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights as `net.*` and, after `adapt`, the moments as `moments.*`, float32."""
+        """Weights as `net.*`, `shift` and, after `adapt`, the moments as `moments.*`, float32."""
         weights = {f"net.{name}": tensor.detach().clone() for name, tensor in self.net.state_dict().items()}
         moments = self.moments.state() if self.moments is not None else {}
-        return weights | {f"moments.{name}": tensor for name, tensor in moments.items()}
+        return weights | {"shift": self.shift.clone()} | {f"moments.{name}": t for name, t in moments.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state, with or without moments.
@@ -240,8 +263,10 @@ class Diffusion:
         """
         moments = {name[8:]: tensor for name, tensor in state.items() if name.startswith("moments.")}
         weights = {name: tensor for name, tensor in state.items() if not name.startswith("moments.")}
-        check_state(weights, {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()})
+        own = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
+        check_state(weights, own | {"shift": self.shift})
         self.moments = Moments.from_state(self.spec, moments) if moments else None
+        self.shift = weights.pop("shift").clone()
         self.net.load_state_dict({name[4:]: tensor for name, tensor in weights.items()})
 
 
