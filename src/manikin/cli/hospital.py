@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from manikin.cli.console import finish, progress_bar, say
+from manikin.cli.vault import vault
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -68,3 +69,6 @@ def show(
     for label, n in counts["labels"].items():
         say(f"  {label}: {n['patients']} patients, {n['images']} images")
     finish({"hospital": cohort.name, **counts}, json_output)
+
+
+app.command()(vault)
