@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from manikin.common.errors import Misconfigured, VerificationFailed
-from manikin.common.keys import SigningKey, fingerprint, load_trust, write_trust
+from manikin.common.keys import SigningKey, fingerprint, key_digest, load_trust, matches, write_trust
 
 
 def test_a_saved_key_signs_the_same(tmp_path):
@@ -62,8 +62,32 @@ def test_fingerprints_are_sixteen_groups_of_four():
     assert [len(group) for group in groups] == [4] * 16
 
 
+KEY = SigningKey.generate()
+DIGEST = key_digest(KEY.public_key)
+
+
+@pytest.mark.parametrize("said", [DIGEST, DIGEST[:16], DIGEST[:20].upper(), fingerprint(KEY.public_key)[:24], "x"])
+def test_a_fingerprint_read_out_is_found_again(said):
+    said = ":".join(DIGEST[i : i + 2] for i in range(0, 16, 2)) if said == "x" else said
+    assert matches(KEY.public_key, said)
+    assert not matches(SigningKey.generate().public_key, said)
+
+
+@pytest.mark.parametrize("changed", [0, 7, 15])
+def test_one_wrong_digit_of_a_fingerprint_is_seen(changed):
+    wrong = "0" if DIGEST[changed] != "0" else "1"
+    assert not matches(KEY.public_key, DIGEST[:changed] + wrong + DIGEST[changed + 1 : 16])
+
+
+@pytest.mark.parametrize("said", ["", DIGEST[:15], "north" * 4, DIGEST[:16] + "g", " " * 20])
+def test_a_fingerprint_that_is_too_short_or_not_one_is_no_answer(said):
+    with pytest.raises(Misconfigured, match="16 hex digits"):
+        matches(KEY.public_key, said)
+
+
 def test_a_trust_file_gives_back_its_keys(tmp_path):
-    keys = tuple(SigningKey.generate().trusted(name, "coordinator") for name in ("North", "Süd"))
+    roles = {"North": "coordinator", "Süd": "hospital"}
+    keys = tuple(SigningKey.generate().trusted(name, role) for name, role in roles.items())
     write_trust(tmp_path / "trust.json", keys)
     assert load_trust(tmp_path / "trust.json") == keys
 

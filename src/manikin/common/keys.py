@@ -1,7 +1,7 @@
 """Ed25519 keys: to sign with, to trust, and the file that says whom to trust.
 
 A trust file travels by another way than what it verifies. What is not promised: revocation and expiry; a key is
-trusted for as long as a trust file names it.
+trusted for as long as a trust file names it. (A hospital's policy pins keys until a date, and revokes them.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from manikin.common.files import write_atomically
 
 PUBLIC_KEY_BYTES = 32
 
-Role = str  # "coordinator"; a trust file with any other is refused
+FINGERPRINT_DIGITS_MIN = 16  # 64 bits: nobody makes another key that begins so
+
+Role = Literal["coordinator", "hospital"]  # a trust file with any other is refused
 
 
 def key_digest(public_key: bytes) -> str:
@@ -49,6 +51,29 @@ def fingerprint(public_key: bytes) -> str:
     """
     digest = key_digest(public_key)
     return " ".join(digest[i : i + 4] for i in range(0, len(digest), 4))
+
+
+def matches(public_key: bytes, said: str) -> bool:
+    """Whether `said` begins this key's fingerprint, as somebody read it out.
+
+    Args:
+        public_key: 32 raw bytes.
+        said: at least the first 16 hex digits; spaces, colons and capitals do not matter.
+
+    Raises:
+        Misconfigured: too short, or not hex digits.
+
+    >>> matches(bytes(32), "6668 7AAD F862 BD77"), matches(bytes(32), "6668 7AAD F862 BD78")
+    (True, False)
+    """
+    digits = "".join(said.lower().replace(":", " ").split())
+    if len(digits) < FINGERPRINT_DIGITS_MIN or set(digits) - set("0123456789abcdef"):
+        raise Misconfigured(
+            f"A fingerprint has at least {FINGERPRINT_DIGITS_MIN} hex digits.",
+            "",
+            "Ask its owner, by telephone or in person, to read it out.",
+        )
+    return key_digest(public_key).startswith(digits)
 
 
 @dataclass(frozen=True)
@@ -133,7 +158,7 @@ class _Closed(BaseModel):
 
 class _TrustEntry(_Closed):
     name: str = Field(min_length=1, max_length=200)
-    role: Literal["coordinator"]
+    role: Role
     public_key: str
 
 
