@@ -44,7 +44,7 @@ TURN_S = 600.0  # how long an exchange may wait for the one before it
 ARRIVAL_S = 120.0  # how long a frame may take to arrive: a gibibyte on a socket takes seconds
 WORKERS = 8
 DIRECTORY_MODE, SOCKET_MODE = 0o750, 0o660
-COUNTER = re.compile(r"[a-z][a-z0-9_]{0,99}")
+COUNTER = re.compile(r"[a-z][a-z0-9_-]{0,99}")
 
 
 class Serves(Protocol):
