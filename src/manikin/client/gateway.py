@@ -1,0 +1,153 @@
+"""The gateway: Flower's SuperNode and its executor, kept alive, with nothing of patients at hand.
+
+It needs one folder (`gateway/` of the hospital's), reaches the coordinator over TLS with the hospital's node key,
+accepts only bundles that the consortium's reviewer signed, and hands each message to the vault's socket. Telemetry,
+update checks and dependency installs are off. The executor is authenticated by a secret made at each start, so that
+no other user of the machine can take its tasks.
+
+What it does not promise: that the bundle is harmless. Whatever code it might bring would find only the vault's few
+calls here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket as sockets
+import ssl
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from manikin.common.errors import Misconfigured
+from manikin.common.files import write_atomically
+from manikin.common.processes import (
+    LOOPBACK,
+    WATCH_S,
+    Supervised,
+    accepts,
+    ending_signals,
+    flower_environment,
+    free_port,
+    script,
+    supervising,
+    wait_until,
+)
+
+START_S = 60.0
+NEEDED = ("node.key", "ca.pem", "trusted-entities.yaml", "superlink.json")
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A hospital's gateway folder.
+
+    Args:
+        folder: holds node.key, ca.pem, trusted-entities.yaml and superlink.json.
+        address: host:port of the coordinator.
+    """
+
+    folder: Path
+    address: str
+
+    @classmethod
+    def open(cls, folder: Path) -> Gateway:
+        """Read a gateway folder.
+
+        Raises:
+            Misconfigured: something is missing, or the node key is readable by others.
+        """
+        missing = [name for name in NEEDED if not (folder / name).is_file()]
+        if missing:
+            raise Misconfigured(
+                "The gateway is not ready.",
+                f"{folder} lacks {', '.join(missing)}.",
+                "Enrol with the coordinator's card: manikin hospital enroll",
+            )
+        if (folder / "node.key").stat().st_mode & 0o077:
+            raise Misconfigured(
+                "The gateway's node.key is not used.", "Others can read it.", f"Run: chmod 600 {folder / 'node.key'}"
+            )
+        try:
+            address = str(json.loads((folder / "superlink.json").read_bytes())["address"])
+        except (ValueError, KeyError, TypeError):
+            raise Misconfigured("superlink.json has no address.", "", "Enrol again.") from None
+        return cls(folder.absolute(), address)
+
+    def processes(self, socket: Path, *, port: int | None = None, logs: Path | None = None) -> list[Supervised]:
+        """The SuperNode and its executor, not started.
+
+        Args:
+            socket: the vault's socket.
+            port: loopback port between the two; a free one if None.
+            logs: folder of their logs; `logs/` of the gateway if None.
+        """
+        folder, port, logs = self.folder, port or free_port(), logs or self.folder / "logs"
+        environment = flower_environment(folder / "home")
+        secret = folder / "home" / "superexec.secret"
+        (folder / "home").mkdir(mode=0o700, exist_ok=True)
+        write_atomically(secret, secrets.token_bytes(32), mode=0o600)
+        node = [script("flower-supernode"), "--superlink", self.address]
+        node += ["--root-certificates", str(folder / "ca.pem")]
+        node += ["--auth-supernode-private-key", str(folder / "node.key")]
+        node += ["--trusted-entities", str(folder / "trusted-entities.yaml")]
+        node += ["--node-config", f"socket={json.dumps(str(socket.absolute()))}"]
+        node += ["--isolation", "process", "--superexec-auth-secret-file", str(secret)]
+        node += ["--host", LOOPBACK, "--port", str(port)]
+        executor = [script("flower-superexec"), "--insecure", "--runtime-api-address", f"{LOOPBACK}:{port}"]
+        executor += ["--superexec-auth-secret-file", str(secret)]
+        return [
+            Supervised("supernode", node, logs / "supernode.log", environment),
+            Supervised("superexec", executor, logs / "superexec.log", environment),
+        ]
+
+    def run(self, socket: Path, *, port: int | None = None) -> None:
+        """Run until SIGTERM or Ctrl-C."""
+        os.umask(0o077)
+        node, executor = self.processes(socket, port=port)
+        listening = _port_of(node)
+        with ending_signals(), supervising([node, executor]), contextlib.suppress(KeyboardInterrupt):
+            node.start()
+            wait_until(lambda: accepts(LOOPBACK, listening), [node], timeout_s=START_S, what="Starting the gateway")
+            executor.start()
+            while True:
+                node.watch()
+                executor.watch()
+                time.sleep(WATCH_S)
+
+    def server_date(self, *, timeout_s: float = 5.0) -> str:
+        """The coordinator's clock as its answers give it, over TLS checked against ca.pem.
+
+        Raises:
+            OSError: no line, or a certificate that does not hold (ssl.SSLError).
+        """
+        host, port = split_address(self.address)
+        context = ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
+        with (
+            sockets.create_connection((host, port), timeout=timeout_s) as raw,
+            context.wrap_socket(raw, server_hostname=host) as line,
+        ):
+            line.sendall(f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            answer = b""
+            while b"\r\n\r\n" not in answer and (part := line.recv(4096)):
+                answer += part
+        heads = [head.partition(b":") for head in answer.split(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
+        return next((value.strip().decode() for name, _, value in heads if name.lower() == b"date"), "")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`.
+
+    Raises:
+        Misconfigured: it is neither.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise Misconfigured(f"{address!r} is no address.", "It is not HOST:PORT.", "Correct the address.")
+    return host.strip("[]"), int(port)
+
+
+def _port_of(process: Supervised) -> int:
+    return int(process.command[list(process.command).index("--port") + 1])

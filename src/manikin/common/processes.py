@@ -1,0 +1,209 @@
+"""Processes that are kept alive: started, watched, started again when they die, and ended with everything they began.
+
+Each has a session of its own, so that Ctrl-C at a terminal reaches only the supervisor, which then ends them in
+order; on Linux they get SIGTERM when the supervisor itself is killed. What they print goes to a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from manikin.common.errors import TransportFailure
+
+LOOPBACK = "127.0.0.1"
+PR_SET_PDEATHSIG = 1
+GRACE_S = 8.0
+BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+CALM_S = 60.0  # a process that lived this long starts again at the shortest pause
+WATCH_S = 0.2
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """The environment of any Flower process: no telemetry, no update check, nothing installed, its own home."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FLWR_")}
+    scripts = str(Path(sys.executable).parent)
+    return kept | {
+        "PATH": scripts + os.pathsep + os.environ.get("PATH", os.defpath),
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def script(name: str) -> str:
+    """A console script of this very installation."""
+    return str(Path(sys.executable).parent / name)
+
+
+def free_port() -> int:
+    """A loopback port that is free at this moment."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def accepts(host: str, port: int) -> bool:
+    """Whether something listens there."""
+    try:
+        with socket.create_connection((host, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+@dataclass
+class Supervised:
+    """One process that is kept alive.
+
+    Args:
+        name: what a person calls it.
+        command: program and arguments.
+        log: file that gets what it prints.
+        environment: its whole environment; the supervisor's if None.
+        restart: start it again when it ends; otherwise its end is left to be seen.
+        user, group: who it runs as, if the supervisor is root.
+    """
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    environment: Mapping[str, str] | None = None
+    restart: bool = True
+    user: str | None = None
+    group: str | None = None
+    starts: int = 0
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _started: float = field(default=0.0, repr=False)
+    _again: float = field(default=0.0, repr=False)
+    _failures: int = field(default=0, repr=False)
+
+    def start(self) -> None:
+        """Start it now."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 (our own commands)
+                list(self.command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=None if self.environment is None else dict(self.environment),
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+                user=self.user,
+                group=self.group,
+                extra_groups=None if self.user is None else [],
+            )
+        self._started = time.monotonic()
+        self.starts += 1
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def ended(self) -> int | None:
+        """Its exit status, None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
+    def watch(self) -> None:
+        """Start it again if it died and its pause is over."""
+        if self._process is None or self.ended() is None or not self.restart:
+            return
+        now = time.monotonic()
+        if self._again == 0.0:
+            self._sweep(signal.SIGKILL)
+            self._failures = 0 if now - self._started > CALM_S else self._failures
+            self._again = now + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
+            self._failures += 1
+        elif now >= self._again:
+            self._again = 0.0
+            self.start()
+
+    def stop(self, *, grace_s: float = GRACE_S) -> None:
+        """SIGTERM, a while to go, then SIGKILL, for it and everything it started."""
+        if self._process is None:
+            return
+        if self.ended() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(grace_s)
+        self._sweep(signal.SIGKILL)
+        self._process.wait()
+
+    def _sweep(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def last_words(self, lines: int = 5) -> str:
+        """The end of what it printed."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return " | ".join(line.strip() for line in text.splitlines()[-lines:] if line.strip())
+
+
+def _end_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def supervising(processes: list[Supervised]) -> Iterator[list[Supervised]]:
+    """Processes added to the list are ended at the end of the block, the last one first, whatever happens."""
+    try:
+        yield processes
+    finally:
+        for process in reversed(processes):
+            process.stop()
+
+
+def wait_until(condition: Callable[[], bool], processes: Sequence[Supervised], *, timeout_s: float, what: str) -> None:
+    """Watch over processes until a condition holds.
+
+    Raises:
+        TransportFailure: it does not hold in time, or a process that is not to be restarted has ended.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        for process in processes:
+            process.watch()
+            if not process.restart and process.ended() is not None:
+                raise TransportFailure(f"{what} failed.", f"{process.name} ended.", f"Read {process.log}.")
+        if time.monotonic() > deadline:
+            logs = ", ".join(str(process.log) for process in processes)
+            raise TransportFailure(f"{what} took more than {timeout_s:g} s.", "", f"Read {logs}.")
+        time.sleep(WATCH_S)
+
+
+@contextlib.contextmanager
+def ending_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets; Ctrl-C is KeyboardInterrupt as ever. The main thread only."""
+    ending = threading.Event()
+
+    def end(*_: object) -> None:
+        ending.set()
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield ending
+    finally:
+        signal.signal(signal.SIGTERM, former)
