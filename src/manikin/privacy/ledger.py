@@ -223,9 +223,15 @@ class Ledger:
             counts = Counter(plan for key, plan in db.execute(_CHARGED) if key != EVERYONE)
         plans: dict[str, list[Entry]] = {}
         for plan, step, request, cost, _ in rows:
-            entry = Entry(step, request, Mechanism(**json.loads(cost)), (plan, step) in done)
+            entry = Entry(step, request, _mechanism(cost), (plan, step) in done)
             plans.setdefault(plan, []).append(entry)
         return [Spending(plan, tuple(steps), charged.get(plan), counts[plan]) for plan, steps in plans.items()]
+
+    def request(self, plan: str, step: int) -> bytes | None:
+        """Digest of the request with which a step was reserved; None if it was not."""
+        with self._database.transaction("DEFERRED") as db:
+            known = _known(db, plan, step)
+        return known[0] if known else None
 
     def lifetime(self, patients: Iterable[str]) -> tuple[float, float]:
         """The most ε and the most δ that any of these patients is charged over all plans."""
@@ -311,10 +317,17 @@ class Ledger:
         db.execute("DROP TABLE step")
 
 
+def _mechanism(cost: str) -> Mechanism:
+    try:
+        return Mechanism(**json.loads(cost))
+    except (TypeError, ValueError, Misconfigured):
+        raise StorageFailure("The ledger was edited.", "What a step costs is not well-formed.", "Restore it.") from None
+
+
 def _former_costs(rows: Iterable[tuple[str, int, bytes, str, bytes | None]]) -> dict[str, float]:
     plans: dict[str, list[Mechanism]] = {}
     for plan, _, _, cost, _ in rows:
-        plans.setdefault(plan, []).append(Mechanism(**json.loads(cost)))
+        plans.setdefault(plan, []).append(_mechanism(cost))
     return {plan: epsilon(mechanisms, delta=FORMER_DELTA).value for plan, mechanisms in plans.items()}
 
 
