@@ -14,8 +14,8 @@ from manikin.common.agreements import (
     PlanDocument,
     Refusal,
     agreed_plan,
+    claimed,
     introduced_by,
-    kind_of,
     read,
     write,
 )
@@ -58,7 +58,7 @@ def plan_document(plan, *signers):
 def test_a_document_comes_back_for_a_key_that_signed_it(document):
     content = write(document, KEY)
     assert read(content, type(document), [OTHER.public_key, KEY.public_key]) == document
-    assert kind_of(content) is type(document)
+    assert claimed(content) == document
     assert write(document, KEY) == content
 
 
@@ -100,7 +100,7 @@ def test_a_document_speaks_of_no_files():
 
 def test_an_unknown_kind_is_named_none():
     with pytest.raises(VerificationFailed, match="no document of a kind"):
-        kind_of(sign(Statement(PREDICATE_PREFIX + "other:v1", (), {}), KEY))
+        claimed(sign(Statement(PREDICATE_PREFIX + "other:v1", (), {}), KEY))
 
 
 def test_an_introduction_holds_only_with_the_key_that_it_names():

@@ -152,5 +152,10 @@ def test_an_authority_comes_back_from_its_folder(tmp_path):
     assert repr(AUTHORITY) == "Authority()"
 
 
+@pytest.mark.parametrize("name", ["Süd" * 21 + "x", "院" * 64])
+def test_long_names_are_cut_to_what_a_certificate_holds(name):
+    assert certificate_key(AUTHORITY.issue_client(name, NODE.public)) == NODE.public
+
+
 def test_hosts_of_addresses():
     assert [host_of(a) for a in ("127.0.0.1:1", "[::1]:1", "a.b:1")] == ["127.0.0.1", "::1", "a.b"]

@@ -180,18 +180,18 @@ def agreed_plan(content: bytes) -> Plan:
     return plan
 
 
-def kind_of(content: bytes) -> type[Document]:
-    """What kind of document this claims to be; nothing is verified.
+def claimed(content: bytes) -> Document:
+    """What this claims to be and to say, of whatever kind; no signature is checked.
 
     Raises:
-        VerificationFailed: none of `KINDS`, or malformed.
+        VerificationFailed: of none of `KINDS`, or malformed.
     """
     for kind in KINDS:
         try:
-            open_envelope(content, None, predicate_type=kind.PREDICATE)
+            statement = open_envelope(content, None, predicate_type=kind.PREDICATE)
         except VerificationFailed:
             continue
-        return kind
+        return _parse(statement, kind)
     raise _refused("It is no document of a kind that this version knows.")
 
 

@@ -226,7 +226,8 @@ def _builder(
 
 
 def _subject(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+    short = name.encode()[:64].decode(errors="ignore")  # the longest that X.509 allows; the key counts, not the name
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, short or "-")])
 
 
 def _usage(*, certificates: bool) -> x509.KeyUsage:
