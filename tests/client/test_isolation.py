@@ -86,7 +86,7 @@ def test_without_a_way_out_of_the_network_it_is_refused(monkeypatch):
 def test_it_does_not_begin_again_forever(monkeypatch):
     monkeypatch.setenv(isolation.ENTERED, "1")
     with pytest.raises(Misconfigured, match="Inside there still is"):
-        isolation.ensure(["true"])
+        isolation.ensure(["false"])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")

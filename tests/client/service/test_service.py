@@ -219,7 +219,7 @@ def test_a_call_waits_for_a_vault_that_is_being_restarted(launch):
         assert asked.result(20) == b"patient"
 
 
-def test_a_vault_killed_during_a_request_is_a_failed_transport(launch):
+def test_a_vault_killed_during_a_request_is_a_failed_transport_and_its_successor_answers_at_once(launch):
     process = launch()
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(SocketPort(process.socket).exchange, b"sleep 20")
@@ -227,6 +227,11 @@ def test_a_vault_killed_during_a_request_is_a_failed_transport(launch):
         process.kill()
         with pytest.raises(TransportFailure):
             asked.result(10)
+    process.wait()
+    launch()
+    began = time.monotonic()
+    assert SocketPort(process.socket).exchange(b"again") == b"again"
+    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

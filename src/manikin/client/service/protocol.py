@@ -29,7 +29,6 @@ OPTIONS = (
     ("grpc.max_receive_message_length", CHUNK_BYTES),
     ("grpc.max_send_message_length", CHUNK_BYTES),
     ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),  # a call after the vault's restart connects at once
 )
 
 

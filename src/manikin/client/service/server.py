@@ -217,7 +217,6 @@ def _give_to_group(path: Path) -> None:
     try:
         if path.stat().st_gid != group:
             os.chown(path, -1, group)
-        path.chmod(SOCKET_MODE)
     except OSError:
         path.unlink(missing_ok=True)
         raise Misconfigured(
@@ -227,7 +226,7 @@ def _give_to_group(path: Path) -> None:
 
 @contextlib.contextmanager
 def claim(path: Path) -> Iterator[None]:
-    """Be the only vault here for as long as this lasts; a crash lets go, and a socket left behind is removed.
+    """Be the only vault here for as long as this lasts; a crash lets go, and a socket left behind is replaced.
 
     Raises:
         Misconfigured: another vault is alive here, or something that is no socket lies at `path`.
@@ -238,9 +237,7 @@ def claim(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Misconfigured("Another vault is alive here.", "Its lock is held.", "Stop it first.") from None
-        if path.is_socket():
-            path.unlink()
-        elif path.exists():
+        if path.exists() and not path.is_socket():
             raise Misconfigured(f"{path} is there and is no socket.", "", "Move it away, or give another --socket.")
         yield
     finally:
