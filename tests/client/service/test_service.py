@@ -268,3 +268,32 @@ def test_the_socket_belongs_to_the_shared_group(launch, short_folder):
     prepare_directory(short_folder / "run" / "vault.sock", 4711)
     socket = launch().socket
     assert (socket.parent.stat().st_gid, socket.stat().st_gid) == (4711, 4711)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_the_shared_group_holds_in_a_user_namespace_that_does_not_know_it(short_folder):
+    """How a plain user's vault goes without a network: as itself and nobody else in a namespace of its own."""
+    code = """
+import ctypes, os, sys
+from pathlib import Path
+from manikin.client.service.server import VaultService, prepare_directory
+path, uid = Path(sys.argv[1]), 64321
+os.setgroups([4711]); os.setgid(uid); os.setuid(uid)
+prepare_directory(path, 4711)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which becoming another user took away
+if ctypes.CDLL(None).unshare(0x50000000):  # CLONE_NEWUSER | CLONE_NEWNET
+    raise SystemExit(77)
+for file, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{uid} {uid} 1")):
+    Path(f"/proc/self/{file}").write_text(line)
+VaultService(None, path).start()
+print(oct(path.stat().st_mode), flush=True)
+os._exit(0)
+"""
+    os.chown(short_folder, 64321, 64321)
+    path = short_folder / "run" / "vault.sock"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode == 77:
+        pytest.skip("this system gives plain users no namespaces")
+    assert done.stdout == "0o140660\n", done.stderr
+    status = path.stat()
+    assert (status.st_uid, status.st_gid) == (64321, 4711)
