@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from manikin.cli.accounts import egress, ledger
 from manikin.cli.console import finish, progress_bar, say
 from manikin.cli.vault import vault
 
@@ -72,3 +73,5 @@ def show(
 
 
 app.command()(vault)
+app.command()(ledger)
+app.command()(egress)

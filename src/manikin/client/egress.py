@@ -179,9 +179,7 @@ def _message(sequence: int, at: str, kind: str, plan: str, step: int, tensors: s
     try:
         return Message(sequence, at, kind, plan, step, _TENSORS.validate_json(tensors), *rest)
     except ValidationError:
-        raise StorageFailure(
-            "The egress log was edited.", f"Entry {sequence} is not well-formed.", "Keep it."
-        ) from None
+        raise StorageFailure("The egress log was edited.", f"Entry {sequence} is malformed.", "Keep it.") from None
 
 
 def unaccounted(messages: Iterable[Message], spent: Iterable[Spending]) -> list[Message]:
