@@ -49,7 +49,7 @@ from flwr.proto.control_pb2 import StartRunRequest
 from flwr.proto.fab_pb2 import Fab as ProtoFab
 from flwr.server.superlink.linkstate import LinkState
 from flwr.supercore.auth.typing import AccountInfo
-from flwr.supercore.constant import NOOP_FEDERATION_ID, NodeStatus, TaskType
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, NOOP_FEDERATION_ID, NodeStatus, TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.primitives.asymmetric_ed25519 import create_message_to_sign
@@ -169,29 +169,38 @@ class LinkStatus(BaseModel):
 
 
 class Guard:
-    """Lets through the calls named, with bounded bodies; everything else does not exist.
+    """Lets through the calls named, from the nodes named, with bounded bodies; everything else does not exist.
 
     Args:
         app: what is guarded.
         allowed: exact paths.
+        nodes: public keys whose holders may call Flower's fleet; that they hold them, Flower checks. A node that a
+            hospital had before it was revoked is known to Flower for ever, and stops here.
     """
 
-    def __init__(self, app: Application, allowed: Iterable[str]) -> None:
+    def __init__(self, app: Application, allowed: Iterable[str], nodes: Iterable[bytes] = ()) -> None:
         self._app, self._allowed = app, frozenset(allowed)
+        self._nodes = frozenset(base64.b64encode(key) for key in nodes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] in self._allowed:
-            await self._bounded(scope, receive, send)
         elif scope["type"] == "http":
-            await _answer(send, 404)
+            status = self._refusal(scope["path"], dict(scope["headers"]))
+            if status is None:
+                await self._bounded(scope, receive, send)
+            else:
+                await _answer(send, status)
+
+    def _refusal(self, path: str, headers: Mapping[bytes, bytes]) -> int | None:
+        if path not in self._allowed:
+            return 404
+        if path in FLEET_PATHS and headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()) not in self._nodes:
+            return 401
+        declared = headers.get(b"content-length", b"0")
+        return None if declared.isdigit() and int(declared) <= BODY_BYTES_MAX else 413
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > BODY_BYTES_MAX:
-            await _answer(send, 413)
-            return
         taken = 0
 
         async def counted() -> MutableMapping[str, Any]:
@@ -200,7 +209,12 @@ class Guard:
             taken += len(event.get("body", b""))
             return event if taken <= BODY_BYTES_MAX else {"type": "http.disconnect"}
 
-        await self._app(scope, counted, send)
+        async def closing(event: MutableMapping[str, Any]) -> None:
+            if taken > BODY_BYTES_MAX and event["type"] == "http.response.start":
+                event["headers"] = [*event["headers"], (b"connection", b"close")]
+            await send(event)
+
+        await self._app(scope, counted, closing)
 
 
 async def _answer(send: Send, status: int) -> None:
@@ -248,16 +262,13 @@ class SuperLink:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._keys = {name: _node_key(name, text) for name, text in settings.nodes.items()}
         self._app = create_app(_flower_config(settings), SuperLinkLifespan)
         self._state: LinkState = self._app.state.linkstate_factory.state()
 
     def register(self) -> dict[str, int]:
-        """A node for each hospital; nodes of hospitals that are not named any more are removed."""
-        keys = {name: _node_key(name, text) for name, text in self.settings.nodes.items()}
-        for info in self._state.get_node_info(statuses=[NodeStatus.REGISTERED, NodeStatus.ONLINE, NodeStatus.OFFLINE]):
-            if info.public_key not in keys.values():
-                self._state.delete_node(NOOP_FLWR_AID, info.node_id)
-        return {name: self._node(name, key) for name, key in keys.items()}
+        """A node for each hospital, the same number as ever for the same key."""
+        return {name: self._node(name, key) for name, key in self._keys.items()}
 
     def _node(self, name: str, key: bytes) -> int:
         known = self._state.get_node_id_by_public_key(key)
@@ -312,7 +323,7 @@ class SuperLink:
     def _server(self, allowed: Iterable[str], host: str, port: int, lifespan: Literal["on", "off"]) -> uvicorn.Server:
         return uvicorn.Server(
             uvicorn.Config(
-                Guard(self._app, allowed),
+                Guard(self._app, allowed, self._keys.values()),
                 host=host,
                 port=port,
                 ssl_certfile=str(self.settings.tls / "server.pem"),

@@ -45,7 +45,7 @@ def _round(grid: Grid, nodes: dict[int, str], number: int, size: int, deadline_s
     body = RecordDict({"body": ArrayRecord([frame])})
     messages = [Message(body, node, "query.echo", group_id=str(number)) for node in nodes]
     sent = {i: node for i, node in zip(grid.push_messages(messages), nodes, strict=True) if i is not None}
-    answers: dict[str, object] = {name: "missing" for name in nodes.values()}
+    answers: dict[str, object] = dict.fromkeys(nodes.values(), "missing")
     deadline = time.monotonic() + deadline_s
     while sent and time.monotonic() < deadline:
         for reply in grid.pull_messages(list(sent)):
