@@ -10,6 +10,7 @@ import pytest
 from manikin.client.cohort import Hospital, create_hospital, import_source
 from manikin.client.cohort.store import Store
 from manikin.client.egress import EgressLog
+from manikin.client.policy import Policy, write_first
 from manikin.common.keys import SigningKey
 from manikin.privacy.accounting import Mechanism
 from manikin.privacy.ledger import Charge, Ledger
@@ -72,6 +73,14 @@ def test_the_ledger_says_what_is_spent_what_is_left_and_where_it_stands(manikin,
     assert result["head"] == book.latest()
     assert "Verified: 3 entries" in out
     assert "Head: entry 3" in out
+
+
+def test_what_is_left_of_a_lifetime_is_the_policys_limit_less_what_was_charged(manikin, home, book, log):
+    write_first(home, "")
+    limits = Policy.load(home).limits
+    answer(home, book, log, 0)
+    result = last_line(manikin("hospital", "ledger", "--hospital", home, "--json")[1])
+    assert result["left"] == {"epsilon": max(0.0, limits.epsilon - 1.5), "delta": limits.delta - 1e-6}
 
 
 def test_looking_at_a_hospital_that_did_nothing_makes_no_ledger(manikin, home):
