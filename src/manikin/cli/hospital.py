@@ -10,6 +10,7 @@ import typer
 from manikin.cli.accounts import egress, ledger
 from manikin.cli.console import finish, progress_bar, say
 from manikin.cli.vault import vault
+from manikin.cli.watching import hospital_metrics
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -75,3 +76,4 @@ def show(
 app.command()(vault)
 app.command()(ledger)
 app.command()(egress)
+app.command("metrics")(hospital_metrics)
