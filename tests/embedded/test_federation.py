@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,8 +44,18 @@ def test_the_loop_ends_with_a_release_that_verifies_and_holds_no_count(study, ho
     assert b"verdict" not in everything.lower()
 
 
-def test_a_coordinator_killed_between_rounds_resumes_to_the_same_generator(study, hospitals, tmp_path, monkeypatch):
-    federate(study, hospitals, tmp_path / "whole")
+@pytest.fixture
+def twin(hospitals, tmp_path):
+    """The same federation once more: the same coordinator, and hospitals with the same secrets and empty ledgers."""
+    module.coordinator_key(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    return [Path(shutil.copytree(folder, tmp_path / "twin" / folder.name)) for folder in hospitals]
+
+
+def test_a_coordinator_killed_between_rounds_resumes_to_the_same_generator(
+    study, hospitals, twin, tmp_path, monkeypatch
+):
+    federate(study, hospitals, tmp_path / "whole", resume=True)
     asked = []
     original = module.server_app.GridChannel.ask
 
@@ -56,8 +68,8 @@ def test_a_coordinator_killed_between_rounds_resumes_to_the_same_generator(study
     with monkeypatch.context() as patch:
         patch.setattr(module.server_app.GridChannel, "ask", dies)
         with pytest.raises(KeyboardInterrupt):
-            federate(study, hospitals, tmp_path / "cut")
-    federate(study, hospitals, tmp_path / "cut", resume=True)
+            federate(study, twin, tmp_path / "cut", resume=True)
+    federate(study, twin, tmp_path / "cut", resume=True)
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
@@ -67,24 +79,30 @@ def test_a_failing_hospital_is_named_with_its_own_words(study_dict, hospitals, m
     few = make_hospital("coast", patients=4)
     with pytest.raises(TransportFailure) as failed:
         federate(parse_study(study_dict), [*hospitals, few], tmp_path / "run")
-    assert "coast (bad-data)" in str(failed.value)
+    assert "coast (unavailable)" in str(failed.value)
     assert "coast says" in str(failed.value)
 
 
-def test_a_worker_killed_during_training_is_named_and_the_run_resumes(study, hospitals, tmp_path, monkeypatch):
-    original = module.EmbeddedGrid.push_messages
+def test_a_vault_killed_during_training_is_asked_again_and_the_generator_is_the_same(
+    study, hospitals, twin, tmp_path, monkeypatch
+):
+    federate(study, hospitals, tmp_path / "whole", resume=True)
+    original, kills = module.EmbeddedGrid.push_messages, []
 
-    def kills(self, messages):
+    def push(self, messages):
         messages = list(messages)
-        if messages[0].metadata.group_id == "2" and self._workers[0]._process is not None:
-            os.kill(self._workers[0]._process.pid, signal.SIGKILL)
+        if messages[0].metadata.group_id == "2" and not kills:
+            kills.append(self._workers[0]._process.pid)
+            os.kill(kills[0], signal.SIGKILL)
         return original(self, messages)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.EmbeddedGrid, "push_messages", kills)
-        with pytest.raises(TransportFailure, match=r"north \(lost\)"):
-            federate(study, hospitals, tmp_path / "run")
-    assert federate(study, hospitals, tmp_path / "run", resume=True).bundle.exists()
+        patch.setattr(module.EmbeddedGrid, "push_messages", push)
+        result = federate(study, twin, tmp_path / "cut", resume=True)
+    assert kills
+    assert not result.attendance
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
 def test_a_run_folder_in_use_is_not_overwritten(study, hospitals, tmp_path):
@@ -96,8 +114,7 @@ def test_a_run_folder_in_use_is_not_overwritten(study, hospitals, tmp_path):
 
 
 def test_resuming_with_another_study_is_refused(study, study_dict, hospitals, tmp_path):
-    (tmp_path / "run").mkdir()
-    module._prepare(tmp_path / "run", module.propose(study), resume=False)
+    module._keep_plan(tmp_path / "run", module.propose(study))
     study_dict["privacy"]["epsilon"] = 4.0
     with pytest.raises(Misconfigured, match="another plan"):
         federate(parse_study(study_dict), hospitals, tmp_path / "run", resume=True)

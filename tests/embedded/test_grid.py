@@ -4,8 +4,9 @@ import os
 import signal
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 
+from manikin.client.app import packed
 from manikin.embedded.grid import FIRST_NODE, WORKER_LOST, EmbeddedGrid
 
 
@@ -16,8 +17,7 @@ def grid(tmp_path):
 
 
 def a_message(node):
-    content = RecordDict({"task": ConfigRecord({"json": "{}"})})
-    return Message(content, node, "query.open", group_id="0")
+    return Message(packed(b"rubbish"), node, "query.open", group_id="0")
 
 
 def test_a_refusal_crosses_as_a_code_and_its_text_stays(grid):

@@ -1,27 +1,27 @@
-"""The Flower ClientApp: hands each message to the vault, and returns what the vault gives back.
+"""The Flower ClientApp: hands each frame to the vault, and returns the frame that the vault gives back.
 
-The only module of a hospital that knows Flower. It decides nothing.
+The only module of a hospital that knows Flower, and all that runs of Manikin in the gateway. It looks into nothing,
+decides nothing, and imports neither torch nor anything that reads scans: behind a socket it could not. A vault that is
+away for a moment is asked again, since the same frame gets the same answer.
 """
 
 from __future__ import annotations
 
-import json
-from collections import OrderedDict
+import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from manikin.client.vault import Vault
-from manikin.common.errors import ManikinError, ProtocolViolation
-from manikin.common.files import write_atomically
-from manikin.common.wire import Reply, Task
+from manikin.client.port import Port
+from manikin.common.errors import ManikinError, TransportFailure
 
-REFUSED = 100  # Flower error code of a vault's refusal; the reason is the error's code, never its text
+LOST = 101  # Flower error code of a vault that cannot be reached, or of a frame that is none
+PATIENCE_S, PAUSE_S = 120.0, 1.0
+BODY, FRAME = "body", "frame"
 
-_vaults: dict[Path, Vault] = {}
+_ports: dict[str, Port] = {}
 
 app = ClientApp()
 
@@ -32,15 +32,9 @@ def open_plan(message: Message, context: Context) -> Message:
     return _relay(message, context)
 
 
-@app.train("release")
-def release(message: Message, context: Context) -> Message:
-    """One noisy sum."""
-    return _relay(message, context)
-
-
-@app.train("local")
-def train(message: Message, context: Context) -> Message:
-    """One round of local DP-SGD."""
+@app.train("step")
+def step(message: Message, context: Context) -> Message:
+    """One charged step: a release, or a round of local DP-SGD."""
     return _relay(message, context)
 
 
@@ -50,52 +44,48 @@ def audit(message: Message, context: Context) -> Message:
     return _relay(message, context)
 
 
+@app.query("canary")
+def canary(message: Message, context: Context) -> Message:
+    """A round that no patient is in."""
+    return _relay(message, context)
+
+
 def _relay(message: Message, context: Context) -> Message:
-    folder = Path(str(context.node_config["hospital"]))
     try:
-        vault = _vault(folder, embedded=bool(context.node_config.get("embedded", False)))
-        reply = vault.handle(decode_task(message.content))
-    except ManikinError as error:
-        _keep(folder, error)
-        return Message(Error(REFUSED, error.code), reply_to=message)
-    return Message(encode_reply(reply), reply_to=message)
+        frame = message.content.array_records[BODY][FRAME].numpy().tobytes()
+    except (KeyError, ValueError, TypeError):
+        return Message(Error(LOST, "malformed"), reply_to=message)
+    deadline = time.monotonic() + float(context.node_config.get("patience-s", PATIENCE_S))
+    while True:
+        try:
+            return Message(packed(_port(context).exchange(frame)), reply_to=message)
+        except TransportFailure:
+            if time.monotonic() >= deadline:
+                return Message(Error(LOST, "lost"), reply_to=message)
+            time.sleep(PAUSE_S)
+        except ManikinError as error:  # no vault could be opened; the reason is a code, never a text
+            return Message(Error(LOST, error.code), reply_to=message)
 
 
-def _vault(folder: Path, *, embedded: bool) -> Vault:
-    """The vault of a hospital, kept between messages: cohort and models are loaded once."""
-    if folder not in _vaults:
-        _vaults[folder] = Vault(folder, embedded=embedded)
-    return _vaults[folder]
+def packed(frame: bytes) -> RecordDict:
+    """Flower's records of a frame: Flower cuts arrays into chunks, and nothing else."""
+    return RecordDict({BODY: ArrayRecord({FRAME: Array(np.frombuffer(frame, np.uint8))})})
 
 
-def _keep(folder: Path, error: ManikinError) -> None:
-    """Leave the text of a refusal at the hospital, where its engineer reads it."""
-    text = json.dumps({"code": error.code, "what": error.what, "why": error.why, "next_step": error.next_step})
-    if folder.is_dir():
-        write_atomically(folder / "last-refusal.json", text.encode())
+def _port(context: Context) -> Port:
+    """The way to this node's vault, kept between messages: behind a socket, or embedded in this process."""
+    config = context.node_config
+    where = str(config["socket"] if "socket" in config else config["hospital"])
+    if where not in _ports:
+        _ports[where] = _open_port(where, socket="socket" in config)
+    return _ports[where]
 
 
-def decode_task(content: RecordDict) -> Task:
-    """A task from Flower's records.
+def _open_port(where: str, *, socket: bool) -> Port:
+    if socket:
+        from manikin.client.service import SocketPort
 
-    Raises:
-        ProtocolViolation: a record is missing or malformed.
-    """
-    try:
-        head = json.loads(str(content.config_records["task"]["json"]))
-        arrays = to_arrays(content.array_records["arrays"])
-        return Task(head["plan"], head["step"], head["action"], head["parameters"], arrays)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ProtocolViolation("A message was refused.", f"It is malformed: {error}.", "Check versions.") from None
+        return SocketPort(Path(where))
+    from manikin.client.vault import Vault
 
-
-def encode_reply(reply: Reply) -> RecordDict:
-    """Flower's records of a reply."""
-    head = ConfigRecord({"json": json.dumps({"name": reply.name})})
-    arrays = ArrayRecord(OrderedDict((name, Array(array)) for name, array in reply.arrays.items()))
-    return RecordDict({"reply": head, "arrays": arrays})
-
-
-def to_arrays(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
-    """Writable numpy arrays by name; Flower reads them without pickle."""
-    return {name: np.array(array.numpy()) for name, array in record.items()}
+    return Vault(Path(where), embedded=True)

@@ -1,14 +1,19 @@
 """The vault: the only place where patients are read, and the seam that no request can talk round.
 
-It does what a plan's step says, once, in order, with noise bound to the whole request; what is spent stands on
-disk before a patient is touched, and the reply before it leaves. What leaves is a sum or weights made by a charged
-mechanism, or a bare acknowledgement; refusals cross as a code, and their text stays in the hospital.
+It follows a plan that its own hospital approved and its own policy allows, does what the plan's steps say, once, in
+order, when the plan's coordinator signed the task, with noise bound to the whole request; what is spent stands on disk
+before a patient is touched, and the reply, signed, before it leaves. What leaves is a sum or weights made by a charged
+mechanism, a ledger head, or a bare acknowledgement; refusals cross as one of three codes, and their text stays in the
+hospital. The same object answers embedded and behind a socket (`service`).
 """
 
 from __future__ import annotations
 
 import json
+import threading
+from collections import Counter
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +22,31 @@ import torch
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from manikin.client.cohort import Cohort
-from manikin.common import generators
-from manikin.common.errors import Misconfigured, PolicyRefusal, ProtocolViolation
+from manikin.client.anchors import Anchors
+from manikin.client.canary import answer_canary
+from manikin.client.cohort import Cohort, Hospital
+from manikin.client.egress import EgressLog
+from manikin.common import frames, generators
+from manikin.common.errors import BadData, ManikinError, Misconfigured, PolicyRefusal, ProtocolViolation
 from manikin.common.files import write_atomically
 from manikin.common.generators import Generator, GeneratorSpec, Releasable, Trainable
 from manikin.common.images import Patient
 from manikin.common.plan import Plan, Step
 from manikin.common.study import ReleaseStage, TrainStage
-from manikin.common.wire import Reply, Task, check_arrays
+from manikin.common.wire import RefusalCode, Refused, Reply, Task, check_arrays
 from manikin.privacy import engine
 from manikin.privacy.audit import AuditSettings, run_audit
 from manikin.privacy.audit.report import ReportContext, write_report
 from manikin.privacy.budget import plan_epsilon, stage_mechanism
-from manikin.privacy.ledger import Ledger
+from manikin.privacy.ledger import Charge, Ledger
 from manikin.privacy.mechanisms import release_sum
 from manikin.privacy.randomness import Stream
+
+UNLIMITED = 1e9  # embedded, without a policy: the ledger counts, and nothing stops
+_CODES: dict[type[ManikinError], RefusalCode] = {
+    ProtocolViolation: "protocol-violation",
+    PolicyRefusal: "policy-refusal",
+}
 
 
 class Vault:
@@ -40,43 +54,139 @@ class Vault:
 
     Args:
         folder: the hospital's folder, made by `manikin hospital init`.
-        embedded: all hospitals run on one machine, which the audit page then says.
+        embedded: all hospitals run on one machine, by one person who holds all their folders: where there is no
+            policy.toml, that person's command stands for policy and approval. The audit page says so.
     """
 
     def __init__(self, folder: Path, *, embedded: bool = False) -> None:
         self.folder, self.embedded = folder, embedded
         self.cohort = Cohort.open(folder)
-        self.ledger = Ledger(folder / "ledger.sqlite")
+        self._key = Hospital.open(folder).signing_key
+        self.ledger = Ledger(folder / "ledger.sqlite", hospital=self.cohort.name, signer=self._key)
+        self._egress = EgressLog(folder / "egress.sqlite", signer=self._key)
+        self._anchors = Anchors(folder / "anchors", self.ledger, self.cohort.name)
         self._plans: dict[str, Plan] = {}
         self._patients: dict[str, dict[str, list[Patient]]] = {}
+        self._counts: Counter[str] = Counter()
+        self._one_at_a_time = threading.Lock()
+
+    def exchange(self, frame: bytes) -> bytes:
+        """Answer one frame; never raises. What leaves is entered in the egress log first."""
+        with self._one_at_a_time:
+            self._counts["bytes_in"] += len(frame)
+            task: Task | None = None
+            answer: Reply | Refused
+            try:
+                task = frames.decode_task(frame)
+                answer = self.handle(task)
+            except Exception as error:  # noqa: BLE001 (whatever happened, its text stays here)
+                answer = self._refusal(error)
+            return self._send(task, answer)
+
+    def _refusal(self, error: Exception) -> Refused:
+        known = isinstance(error, ManikinError)
+        text = {
+            "code": error.code if isinstance(error, ManikinError) else "error",
+            "what": error.what if isinstance(error, ManikinError) else "Something went wrong that should not.",
+            "why": error.why if isinstance(error, ManikinError) else f"{type(error).__name__}: {error}",
+            "next_step": error.next_step if isinstance(error, ManikinError) else "Report it.",
+        }
+        write_atomically(self.folder / "last-refusal.json", json.dumps(text).encode(), mode=0o600)
+        return Refused(_CODES.get(type(error), "unavailable") if known else "unavailable")  # type: ignore[arg-type]
+
+    def _send(self, task: Task | None, answer: Reply | Refused) -> bytes:
+        content = frames.encode_reply(answer)
+        refused = isinstance(answer, Refused)
+        kind = "refusal" if refused or task is None else task.action
+        plan = self._plans.get(task.plan_digest) if task is not None else None
+        charged = kind in ("release", "train")
+        self._egress.record(
+            kind=kind,
+            plan=plan.digest if plan is not None else "",
+            step=task.step if task is not None else -1,
+            tensors=[] if isinstance(answer, Refused) else _described(answer),
+            content=content,
+            epsilon=plan.study.privacy.epsilon if charged and plan is not None else None,
+        )
+        self._counts[f"refused_{answer.code}" if isinstance(answer, Refused) else f"answered_{kind}"] += 1
+        self._counts["bytes_out"] += len(content)
+        return content
+
+    def counters(self) -> dict[str, float]:
+        """Messages, bytes and refusals since the start, plans and steps charged: nothing that a patient moves."""
+        spent = self.ledger.spent()
+        planned = sum(plan.charged[0] for plan in spent if plan.charged)
+        charged = {"plans_charged": len(spent), "steps_charged": sum(len(p.entries) for p in spent)}
+        return {**{k: float(v) for k, v in self._counts.items()}, **charged, "epsilon_planned": planned}
 
     def handle(self, task: Task) -> Reply:
         """Do one task, or return the very reply that was given before.
 
         Raises:
-            ProtocolViolation: the request does not fit the plan, or changes a step that was done.
-            PolicyRefusal: the plan would spend more than it says.
+            ProtocolViolation: the request does not fit the plan, is not signed by its coordinator, or changes a step
+                that was done.
+            PolicyRefusal: the policy or a missing approval forbids the plan, or it would spend more than it says.
+            BudgetExhausted: a patient of the cohort has spent too much already.
             BadData: the cohort does not fit the study.
         """
         check_arrays(task.arrays)
         if task.action == "open":
-            return self._open(task)
+            return self._open(task).signed(self._key, task)
         plan = self._plan(task.plan_digest)
+        self._admit(plan, task)
+        if task.action == "canary":
+            return answer_canary(task, plan, self._key, name=self.cohort.name)
         step = self._step(plan, task)
-        if step.action == "audit":
-            return self._audit(plan, task)
-        return self._spend(plan, step, task)
+        self._check_heads(plan, step, task)
+        reply = self._audit(plan, task) if step.action == "audit" else self._spend(plan, step, task)
+        return reply.signed(self._key, task)
 
     def _open(self, task: Task) -> Reply:
-        plan = Plan.from_dict(dict(task.parameters))
+        raw = task.parameters.get("plan")
+        plan = Plan.from_dict(raw if isinstance(raw, dict) else {})
         if plan.digest != task.plan_digest:
             raise ProtocolViolation("A plan was refused.", "Its digest is another one.", "Ask for the plan again.")
+        self._admit(plan, task)
+        self._anchors.check(plan, task.parameters.get("heads"), before=None, own_request=None)
         self._check_budget(plan)
         self._check_unit(plan)
-        write_atomically(self._plan_file(plan.digest), plan.canonical)
+        write_atomically(self._plan_file(plan.digest), plan.canonical, mode=0o600)
         self._plans[plan.digest] = plan
         self._load(plan)
         return Reply(name=self.cohort.name)
+
+    def _admit(self, plan: Plan, task: Task) -> None:
+        """Whether this plan may be followed today, and its coordinator asked this: looked at for every task."""
+        if plan.coordinator is None:
+            raise PolicyRefusal("A plan was refused.", "It names no coordinator.", "Propose it with its parties.")
+        own = (self.cohort.name, self._key.public_key.hex())
+        if own not in [(party.name, party.key) for party in plan.participants]:
+            raise PolicyRefusal(
+                "A plan was refused.",
+                "It does not name this hospital with its present key.",
+                "Enrol again, and ask the coordinator for a plan with the new key.",
+            )
+        policy = self._policy()
+        if policy is not None:
+            from manikin.client.agreements import require_approval
+
+            policy.check_plan(plan, today=datetime.now(UTC).date())
+            require_approval(self.folder, plan)
+        task.check_signature(plan.coordinator.public_key)
+
+    def _policy(self) -> Any:
+        """The hospital's policy; None in an embedded run without one."""
+        if self.embedded and not (self.folder / "policy.toml").exists():
+            return None
+        from manikin.client.policy import Policy
+
+        return Policy.load(self.folder)
+
+    def _check_heads(self, plan: Plan, step: Step, task: Task) -> None:
+        charged = [s.index for s in plan.steps() if s.action in ("release", "train") and s.index < step.index]
+        before = charged[-1] if charged else None
+        own = [e.request for p in self.ledger.spent() if p.plan == plan.digest for e in p.entries if e.step == before]
+        self._anchors.check(plan, task.parameters.get("heads"), before=before, own_request=own[0] if own else None)
 
     def _check_budget(self, plan: Plan) -> None:
         spent = plan_epsilon(plan).value
@@ -89,7 +199,7 @@ class Vault:
 
     def _check_unit(self, plan: Plan) -> None:
         if plan.study.privacy.unit == "patient" and self.cohort.unit == "image":
-            raise PolicyRefusal(
+            raise BadData(
                 "The plan promises protection of patients, and this cohort has no patient ids.",
                 "Images of one patient cannot be told to belong together.",
                 'Import with patient ids, or agree on a study with unit = "image".',
@@ -129,13 +239,25 @@ class Vault:
         mechanism = asdict(stage_mechanism(stage, noise))
         if isinstance(stage, TrainStage):
             mechanism["steps"] = len(plan.sgd_steps(step))
-        reservation = self.ledger.reserve(plan.digest, task.step, task.digest, mechanism)
+        reservation = self.ledger.reserve(plan.digest, task.step, task.digest, mechanism, charge=self._charge(plan))
         if reservation.reply is None:
             work = self._release if isinstance(stage, ReleaseStage) else self._train
             arrays = work(plan, step, task, noise)
             self.ledger.commit(reservation, save_arrays(arrays))
-            return Reply(arrays, self.cohort.name)
-        return Reply(load_arrays(reservation.reply), self.cohort.name)
+        else:
+            arrays = load_arrays(reservation.reply)
+        return Reply(arrays, self.cohort.name, self.ledger.head(plan.digest, task.step))
+
+    def _charge(self, plan: Plan) -> Charge:
+        """The plan's whole ε and δ for every patient who takes part, within the policy's limits for a lifetime."""
+        policy = self._policy()
+        return Charge(
+            patients=[patient.key for patient in self._load(plan)["train"]],
+            epsilon=plan.study.privacy.epsilon,
+            delta=plan.study.privacy.delta,
+            limit_epsilon=policy.limits.epsilon if policy else UNLIMITED,
+            limit_delta=policy.limits.delta if policy else UNLIMITED,
+        )
 
     def _release(self, plan: Plan, step: Step, task: Task, noise: float) -> dict[str, np.ndarray[Any, Any]]:
         stage = plan.study.stage[step.stage]
@@ -213,3 +335,8 @@ class Vault:
         )
         write_report(self.folder / "reports" / plan.digest[:12], result, context=context)
         return Reply(name=self.cohort.name)
+
+
+def _described(reply: Reply) -> list[dict[str, Any]]:
+    """What the egress log says of the arrays that leave."""
+    return [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in sorted(reply.arrays.items())]

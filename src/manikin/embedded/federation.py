@@ -19,17 +19,18 @@ from typing import Any
 
 from flwr.app import Context, RecordDict
 
+from manikin.client.cohort import Hospital
 from manikin.common.errors import AuditFailed, ManikinError, Misconfigured, TransportFailure
 from manikin.common.files import write_atomically
-from manikin.common.generators.sampling import balanced, draw
-from manikin.common.plan import Plan
+from manikin.common.plan import Party, Plan
 from manikin.common.study import Study
 from manikin.embedded.grid import EmbeddedGrid, mapping
 from manikin.privacy.audit import Verdict, combine
 from manikin.server import app as server_app
+from manikin.server.networked import ask_audits
 from manikin.server.planning import propose
-from manikin.server.releasing import AUDIT_STATEMENT, release
-from manikin.server.rounds import Phase, Rounds, silent, to_numpy
+from manikin.server.releasing import AUDIT_STATEMENT, coordinator_key, release
+from manikin.server.rounds import Phase, Rounds, silent
 
 EMBEDDED_STATEMENT = AUDIT_STATEMENT + (
     " This release was made by an embedded run, which would have stopped had one of them failed: "
@@ -110,18 +111,22 @@ def federate(
             "",
             "Give more --hospital folders, or propose another study.",
         )
-    plan = propose(study)
-    _prepare(out, plan, resume=resume)
+    _check_folder(out, resume=resume)
+    key = coordinator_key(out)
+    plan = propose(study).agreed(Party("coordinator", key.public_key.hex()), _parties(names, hospitals))
+    _keep_plan(out, plan)
     finished: dict[str, Any] = {}
 
     def finish(rounds: Rounds) -> None:
-        finished.update(rounds=rounds, seconds=_audit(rounds, plan))
+        asked = time.monotonic()
+        ask_audits(rounds, plan)
+        finished.update(rounds=rounds, seconds=time.monotonic() - asked)
 
     with EmbeddedGrid([p.resolve() for p in hospitals], workers=workers or os.cpu_count() or 1) as grid:
         config: dict[str, bool | float | int | str] = {"hospitals": json.dumps(mapping(names))}
         context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config)
         try:
-            server_app.build(plan, out, phase=phase, finish=finish)(grid, context)
+            server_app.build(plan, out, key, phase=phase, finish=finish)(grid, context)
         except TransportFailure as failure:
             raise _explained(failure, dict(zip(names, hospitals, strict=True))) from None
     return _conclude(plan, out, names, hospitals, finished, started)
@@ -148,33 +153,30 @@ def hospital_names(hospitals: Sequence[Path]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _prepare(out: Path, plan: Plan, *, resume: bool) -> None:
-    file = out / "plan.json"
+def _parties(names: Sequence[str], hospitals: Sequence[Path]) -> list[Party]:
+    """Every hospital with its key, which is at hand on one machine."""
+    keys = [Hospital.open(folder).signing_key for folder in hospitals]
+    return [Party(name, key.public_key.hex()) for name, key in zip(names, keys, strict=True)]
+
+
+def _check_folder(out: Path, *, resume: bool) -> None:
     if not resume and out.exists() and any(out.iterdir()):
         raise Misconfigured(
             f"The folder {out} is not empty.",
             "A run never overwrites another.",
             "Choose another --out folder, or add --resume to go on with the run in it.",
         )
-    if resume and file.exists() and file.read_bytes() != plan.canonical:
+
+
+def _keep_plan(out: Path, plan: Plan) -> None:
+    file = out / "plan.json"
+    if file.exists() and file.read_bytes() != plan.canonical:
         raise Misconfigured(
             "The run was started with another plan.",
             "A plan is never edited.",
             "Resume with the study that it was started with, or choose another --out folder.",
         )
     write_atomically(file, plan.canonical)
-
-
-def _audit(rounds: Rounds, plan: Plan) -> float:
-    """Draw the synthetic images that audits look at, and ask every hospital to audit."""
-    started = time.monotonic()
-    count = plan.study.audit.synthetic
-    conditions = balanced(count, len(plan.study.data.labels))
-    with rounds.phase("Drawing synthetic images for the audits", count) as advance:
-        images = draw(rounds.generator, conditions, seed=int(plan.digest[:12], 16), progress=advance)
-    arrays = to_numpy({**rounds.generator.state(), "synthetic.images": images, "synthetic.labels": conditions})
-    rounds.ask(plan.steps()[-1], arrays=arrays)
-    return time.monotonic() - started
 
 
 def _explained(failure: TransportFailure, folders: dict[str, Path]) -> ManikinError:
@@ -212,6 +214,7 @@ def _conclude(
         hospitals=len(names),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         audit_statement=EMBEDDED_STATEMENT,
+        key=coordinator_key(out),
     )
     seconds = {f"stage {kind}": round(value, 2) for kind, value in rounds.checkpoint.seconds.items()}
     seconds |= {

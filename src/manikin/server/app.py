@@ -7,96 +7,157 @@ from __future__ import annotations
 
 import json
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from manikin.common.errors import ManikinError
-from manikin.common.plan import Plan
-from manikin.common.wire import Reply, Task, check_arrays
-from manikin.server.channel import Missing
+from manikin.common.errors import ManikinError, ProtocolViolation
+from manikin.common.frames import decode_reply, encode_task
+from manikin.common.keys import SigningKey
+from manikin.common.plan import Party, Plan
+from manikin.common.wire import Refused, Reply, Task
+from manikin.server.channel import Channel, Missing
 from manikin.server.checkpoints import Checkpoints
 from manikin.server.rounds import Phase, Rounds
 
-MESSAGE_TYPES = {"open": "query.open", "release": "train.release", "train": "train.local", "audit": "query.audit"}
-POLL_S = 0.02
+MESSAGE_TYPES = {
+    "open": "query.open",
+    "release": "train.step",
+    "train": "train.step",
+    "audit": "query.audit",
+    "canary": "query.canary",
+}
+BODY, FRAME = "body", "frame"
+POLL_S, PAUSE_S, ATTEMPTS = 0.02, 1.0, 8
 
 
 class GridChannel:
-    """Hospitals behind a Flower Grid.
+    """Hospitals behind a Flower Grid. Tasks go out signed; a reply counts if its hospital's vault signed it.
+
+    A hospital whose gateway or vault is lost for a moment is asked the very same again until the deadline: the same
+    frame gets the same answer, and costs nothing twice.
 
     Args:
         grid: Flower's grid.
         nodes: hospital name by node id.
+        parties: the plan's participants, whose keys count.
+        key: the coordinator's.
     """
 
-    def __init__(self, grid: Grid, nodes: Mapping[int, str]) -> None:
-        self._grid = grid
-        self._nodes = {name: node for node, name in nodes.items()}
+    def __init__(self, grid: Grid, nodes: Mapping[int, str], parties: Sequence[Party], key: SigningKey) -> None:
+        self._grid, self._key = grid, key
+        self._keys = {party.name: party.public_key for party in parties}
+        self._nodes = {name: node for node, name in nodes.items() if name in self._keys}
         self.names = tuple(self._nodes)
+        self.bytes_out = self.bytes_in = 0
 
     def ask(self, tasks: Mapping[str, Task], *, deadline_s: float) -> dict[str, Reply | Missing]:
-        messages = {name: self._message(name, task) for name, task in tasks.items()}
-        sent = dict(zip(self._grid.push_messages(messages.values()), messages, strict=True))
+        signed = {name: task.signed(self._key) for name, task in tasks.items()}
         answers: dict[str, Reply | Missing] = {}
         deadline = time.monotonic() + deadline_s
-        while sent and time.monotonic() < deadline:
-            for message in self._grid.pull_messages(list(sent)):
+        sent = self._push(signed)
+        again: dict[str, float] = {}  # hospitals to be asked once more, and when
+        asked = dict.fromkeys(signed, 1)
+        while (sent or again) and time.monotonic() < deadline:
+            for message in self._grid.pull_messages(list(sent)) if sent else ():
                 name = sent.pop(message.metadata.reply_to_message_id)
-                answers[name] = _answer(message)
-            if sent:
-                time.sleep(POLL_S)
+                answer = self._answer(name, signed[name], message)
+                if isinstance(answer, Missing) and answer.code == "lost" and asked[name] < ATTEMPTS:
+                    again[name] = time.monotonic() + PAUSE_S * asked[name]
+                else:
+                    answers[name] = answer
+            due = [name for name, moment in again.items() if moment <= time.monotonic()]
+            for name in due:
+                del again[name]
+                asked[name] += 1
+            sent |= self._push({name: signed[name] for name in due})
+            time.sleep(POLL_S)
         answers.update(dict.fromkeys(sent.values(), Missing("deadline")))
+        answers.update(dict.fromkeys(again, Missing("lost")))
         return answers
 
-    def _message(self, name: str, task: Task) -> Message:
-        return Message(encode_task(task), self._nodes[name], MESSAGE_TYPES[task.action], group_id=str(task.step))
+    def _push(self, tasks: Mapping[str, Task]) -> dict[str, str]:
+        """Send; hospital by message id."""
+        if not tasks:
+            return {}
+        encoded: dict[bytes, bytes] = {}
+        messages = {}
+        for name, task in tasks.items():
+            frame = encoded.setdefault(task.digest, encode_task(task))
+            self.bytes_out += len(frame)
+            kind = MESSAGE_TYPES[task.action]
+            messages[name] = Message(_packed(frame), self._nodes[name], kind, group_id=str(task.step))
+        return dict(zip(self._grid.push_messages(messages.values()), messages, strict=True))
+
+    def _answer(self, name: str, task: Task, message: Message) -> Reply | Missing:
+        if message.has_error():
+            known = {kind.code for kind in ManikinError.__subclasses__()}
+            return Missing(message.error.reason if message.error.reason in known else "lost")
+        try:
+            frame = message.content.array_records[BODY][FRAME].numpy().tobytes()
+            self.bytes_in += len(frame)
+            reply = decode_reply(frame)
+            if isinstance(reply, Refused):
+                return Missing(reply.code)
+            if reply.name != name:
+                return Missing("forged")
+            reply.check_signature(self._keys[name], task)
+        except ProtocolViolation as error:
+            return Missing("forged" if "not signed" in error.why else "malformed")
+        except (KeyError, TypeError, ValueError):
+            return Missing("malformed")
+        return reply
 
 
-def encode_task(task: Task) -> RecordDict:
-    """Flower's records of a task."""
-    head = {
-        "plan": task.plan_digest,
-        "step": task.step,
-        "action": task.action,
-        "parameters": dict(task.parameters),
-    }
-    arrays = ArrayRecord(OrderedDict((name, Array(array)) for name, array in task.arrays.items()))
-    return RecordDict({"task": ConfigRecord({"json": json.dumps(head)}), "arrays": arrays})
+def _packed(frame: bytes) -> RecordDict:
+    """Flower's records of a frame."""
+    return RecordDict({BODY: ArrayRecord({FRAME: Array(np.frombuffer(frame, np.uint8))})})
 
 
-def _answer(message: Message) -> Reply | Missing:
-    if message.has_error():
-        known = {kind.code for kind in ManikinError.__subclasses__()}
-        return Missing(message.error.reason if message.error.reason in known else "lost")
-    try:
-        arrays = {n: np.array(a.numpy()) for n, a in message.content.array_records["arrays"].items()}
-        check_arrays(arrays)
-        return Reply(arrays, str(json.loads(str(message.content.config_records["reply"]["json"]))["name"]))
-    except (KeyError, TypeError, ValueError, ManikinError):
-        return Missing("malformed")
-
-
-def build(plan: Plan, folder: Path, *, phase: Phase, finish: Callable[[Rounds], None]) -> ServerApp:
+def build(
+    plan: Plan, folder: Path, key: SigningKey, *, phase: Phase, finish: Callable[[Rounds], None], canary: bool = False
+) -> ServerApp:
     """The ServerApp of one run.
 
     Args:
-        plan: the plan.
+        plan: the plan, with its parties.
         folder: the run's folder, for checkpoints.
+        key: the coordinator's.
         phase: shows progress.
         finish: called with the finished rounds while the hospitals can still be asked.
+        canary: only a canary round, which no patient is in.
     """
-    app = ServerApp()
+    built = ServerApp()
 
-    @app.main()
+    @built.main()
     def main(grid: Grid, context: Context) -> None:
         nodes = {int(node): str(name) for node, name in json.loads(str(context.run_config["hospitals"])).items()}
-        rounds = Rounds(plan, GridChannel(grid, nodes), Checkpoints(folder, plan.digest), phase=phase)
-        rounds.run()
-        finish(rounds)
+        run_plan(plan, folder, GridChannel(grid, nodes, plan.participants, key), phase, finish, canary=canary)
 
-    return app
+    return built
+
+
+def run_plan(
+    plan: Plan, folder: Path, channel: Channel, phase: Phase, finish: Callable[[Rounds], None], *, canary: bool
+) -> None:
+    """All rounds of a plan over a channel, or one canary round."""
+    rounds = Rounds(plan, channel, Checkpoints(folder, plan.digest), phase=phase)
+    if canary:
+        rounds.canary()
+    else:
+        rounds.run()
+    finish(rounds)
+
+
+app = ServerApp()
+
+
+@app.main()
+def networked(grid: Grid, context: Context) -> None:
+    """One run in the networked runtime; all that it needs lies in the run's folder (`manikin coordinator run`)."""
+    from manikin.server.networked import conduct
+
+    conduct(Path(str(context.run_config["folder"])), lambda nodes, plan, key: GridChannel(grid, nodes, plan, key))

@@ -24,12 +24,16 @@ class Checkpoint:
         state: the generator's tensors after them.
         attendance: for each step, the hospitals that missed it and why.
         seconds: seconds spent in each kind of move.
+        heads: the hospitals' signed ledger heads after the last charged step: the next task carries them.
+        latest_heads: the newest head of each hospital, also of one that missed the last step.
     """
 
     done: int = 0
     state: dict[str, Tensor] = field(default_factory=dict)
     attendance: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    heads: dict[str, str] = field(default_factory=dict)
+    latest_heads: dict[str, str] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -50,6 +54,8 @@ class Checkpoints:
             "done": checkpoint.done,
             "attendance": checkpoint.attendance,
             "seconds": checkpoint.seconds,
+            "heads": checkpoint.heads,
+            "latest_heads": checkpoint.latest_heads,
         }
         state = {name: tensor.detach().contiguous() for name, tensor in checkpoint.state.items()}
         write_atomically(self.file, save_tensors(state, {"manikin": json.dumps(head)}))
@@ -71,4 +77,4 @@ class Checkpoints:
                     "Give the study that the run was started with, or another --out folder.",
                 )
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return Checkpoint(head["done"], state, head["attendance"], head["seconds"])
+        return Checkpoint(head["done"], state, head["attendance"], head["seconds"], head["heads"], head["latest_heads"])

@@ -29,7 +29,14 @@ def coordinator_key(folder: Path) -> SigningKey:
 
 
 def release(
-    folder: Path, *, plan: Plan, generator: Generator, hospitals: int, created: str, audit_statement: str
+    folder: Path,
+    *,
+    plan: Plan,
+    generator: Generator,
+    hospitals: int,
+    created: str,
+    audit_statement: str,
+    key: SigningKey,
 ) -> tuple[Path, Path, Epsilon]:
     """Write and sign the bundle; returns the bundle, the trust file beside it, and ε.
 
@@ -39,7 +46,6 @@ def release(
     study = plan.study
     privacy = study.privacy
     spent = plan_epsilon(plan)
-    key = coordinator_key(folder)
     facts = ReleaseFacts(
         plan=plan.to_dict(),
         plan_digest=plan.digest,
@@ -56,8 +62,9 @@ def release(
         code_version=plan.code_version,
         created=created,
     )
+    name = plan.coordinator.name if plan.coordinator else "coordinator"
     bundle, trust = folder / "release", folder / "trust.json"
-    write_trust(trust, [key.trusted("coordinator", "coordinator")])
+    write_trust(trust, [key.trusted(name, "coordinator")])
     if bundle.exists():
         verify_bundle(bundle, trust)  # a resumed run that had already signed
     else:

@@ -29,6 +29,7 @@ from manikin.server.channel import Channel, Missing
 from manikin.server.checkpoints import Checkpoint, Checkpoints
 from manikin.server.pretraining import adapt, pretrain, prior_images
 
+CANARY_STEP = 0
 Advance = Callable[[int], None]
 Phase = Callable[[str, int | None], contextlib.AbstractContextManager[Advance]]
 
@@ -69,7 +70,9 @@ class Rounds:
         Raises:
             TransportFailure: fewer hospitals than the quorum answered; what is done stands in the checkpoint.
         """
-        self.ask(self.plan.steps()[0], parameters=self.plan.to_dict())
+        self.ask(
+            self.plan.steps()[0], parameters={"plan": self.plan.to_dict(), "heads": dict(self.checkpoint.latest_heads)}
+        )
         if self.checkpoint.done:
             self.generator.load_state(self.checkpoint.state)
         for number, move in enumerate(self.moves()):
@@ -81,7 +84,24 @@ class Rounds:
             spent[kind] = spent.get(kind, 0.0) + time.monotonic() - started
             self.checkpoint.done, self.checkpoint.state = number + 1, self.generator.state()
             self.checkpoints.save(self.checkpoint)
+        self._complete()
         return self.generator
+
+    def canary(self) -> None:
+        """One round over the real sites with messages as large as real ones, and no patient in it.
+
+        Raises:
+            TransportFailure: fewer hospitals than the quorum answered.
+        """
+        self.ask(self.plan.steps()[0], parameters={"plan": self.plan.to_dict(), "heads": {}})
+        self.ask(Step(CANARY_STEP, "canary", -1), arrays=to_numpy(self.generator.state()))
+
+    def _complete(self) -> None:
+        """What a family does once after its last move: post-processing, seeded by the plan."""
+        match = getattr(self.generator, "match_means", None)
+        if match is not None:
+            with self.phase("Matching the generator to the release", None):
+                match(generator=torch.Generator().manual_seed(int(self.plan.digest[:12], 16)))
 
     def moves(self) -> list[Move]:
         """The plan as a list of moves, in order."""
@@ -154,7 +174,8 @@ class Rounds:
         Raises:
             TransportFailure: fewer than the quorum answered; names each that did not, and the code of its reason.
         """
-        task = Task(self.plan.digest, step.index, step.action, parameters or {}, arrays or {})
+        content = {"heads": dict(self.checkpoint.heads)} if parameters is None else parameters
+        task = Task(self.plan.digest, step.index, step.action, content, arrays or {})
         federation = self.plan.study.federation
         with self.phase(self._title(step), len(self.channel.names)) as advance:
             answers = self.channel.ask(dict.fromkeys(self.channel.names, task), deadline_s=federation.round_deadline_s)
@@ -170,7 +191,11 @@ class Rounds:
                 "Missing: " + ", ".join(f"{name} ({code})" for name, code in missing.items()) + ".",
                 "Mend the cause at those hospitals, then run the same command with --resume.",
             )
-        return {name: reply for name, reply in replies.items() if isinstance(reply, Reply)}
+        answered = {name: reply for name, reply in replies.items() if isinstance(reply, Reply)}
+        if step.action in ("release", "train"):
+            self.checkpoint.heads = {name: reply.head for name, reply in answered.items() if reply.head}
+            self.checkpoint.latest_heads |= self.checkpoint.heads
+        return answered
 
     def _title(self, step: Step) -> str:
         if step.action == "train":
@@ -181,6 +206,7 @@ class Rounds:
             "open": "Hospitals check the plan and load their cohorts",
             "release": "Hospitals release one noisy sum each",
             "audit": "Hospitals audit the generator",
+            "canary": "Hospitals answer a canary",
         }[step.action]
 
 

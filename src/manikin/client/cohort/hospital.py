@@ -2,6 +2,7 @@
 
     hospital.toml          name and schema
     secret.key             32 random bytes, mode 0600: keys the hashes that stand for patients
+    keys/vault.pem         Ed25519, mode 0600: signs replies, ledger heads, approvals and the enrolment
     cohort/cohort.sqlite   native images
     cohort/import-report.json   what the last import took and refused
 
@@ -21,6 +22,7 @@ from manikin.client.cohort.pseudonyms import SECRET_BYTES, Pseudonyms
 from manikin.client.cohort.store import Store
 from manikin.common.errors import Misconfigured
 from manikin.common.files import storage_errors, write_atomically
+from manikin.common.keys import SigningKey
 
 SCHEMA = 1
 MAX_NAME_LENGTH = 64
@@ -52,6 +54,15 @@ class Hospital:
         return self.folder / "cohort" / "import-report.json"
 
     @property
+    def signing_key(self) -> SigningKey:
+        """The vault's key.
+
+        Raises:
+            Misconfigured: it is missing, or readable by others.
+        """
+        return SigningKey.load(key_path(self.folder))
+
+    @property
     def pseudonyms(self) -> Pseudonyms:
         return Pseudonyms(self.secret)
 
@@ -79,8 +90,13 @@ def create_hospital(folder: Path, name: str) -> Hospital:
     with storage_errors(folder):
         database.parent.mkdir(parents=True, exist_ok=True)
         database.parent.chmod(0o700)
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode) & 0o711)  # others may pass to run/ and gateway/, not look
     if not (folder / "secret.key").exists():
         write_atomically(folder / "secret.key", secrets.token_bytes(SECRET_BYTES), mode=0o600)
+    if not key_path(folder).exists():
+        with storage_errors(folder):
+            key_path(folder).parent.mkdir(mode=0o700, exist_ok=True)
+        SigningKey.generate().save(key_path(folder))
     Store.create(database)
     content = f"schema = {SCHEMA}\nname = {json.dumps(name.strip(), ensure_ascii=False)}\n"
     write_atomically(folder / "hospital.toml", content.encode())
@@ -92,6 +108,11 @@ def database_path(folder: Path) -> Path:
     return folder / "cohort" / "cohort.sqlite"
 
 
+def key_path(folder: Path) -> Path:
+    """Where the key of the vault in `folder` lies."""
+    return folder / "keys" / "vault.pem"
+
+
 def _refuse_taken(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise Misconfigured(f"{folder} is a file.", "", "Give the path of a new folder.")
@@ -101,7 +122,7 @@ def _refuse_taken(folder: Path) -> None:
             "A second secret would make its patients strangers to their own ledger.",
             "Go on with `manikin hospital import`, or choose another folder.",
         )
-    if folder.exists() and {entry.name for entry in folder.iterdir()} - {"secret.key", "cohort"}:
+    if folder.exists() and {entry.name for entry in folder.iterdir()} - {"secret.key", "cohort", "keys"}:
         raise Misconfigured(f"{folder} holds other files.", "", "Give the path of a new or empty folder.")
 
 

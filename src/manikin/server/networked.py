@@ -1,0 +1,129 @@
+"""One run in the networked runtime, from its folder alone: what Flower's ServerApp process does.
+
+`manikin coordinator run` prepares the folder `plans/DIGEST/run` and watches it; this module reads the signed plan, the
+coordinator's key and which node is which hospital, conducts the rounds, and keeps `status.json` for whoever watches:
+nothing in it that a patient moves. It ends with a signed release, or with the reason why there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from manikin.common.errors import ManikinError, Misconfigured
+from manikin.common.files import write_atomically
+from manikin.common.generators.sampling import balanced, draw
+from manikin.common.keys import SigningKey
+from manikin.common.plan import Party, Plan
+from manikin.server.agreements import Coordinator, load_plan, require_approvals
+from manikin.server.channel import Channel
+from manikin.server.checkpoints import Checkpoints
+from manikin.server.releasing import AUDIT_STATEMENT, release
+from manikin.server.rounds import Advance, Rounds, to_numpy
+
+OpenChannel = Callable[[Mapping[int, str], Sequence[Party], SigningKey], Channel]
+
+NETWORKED_STATEMENT = AUDIT_STATEMENT + " The coordinator has seen none of their verdicts."
+
+
+class Status:
+    """`status.json` of a run folder, replaced at each change.
+
+    state: "running", "finished" or "failed"; phase: what is being done; attendance: for each step, who missed it and
+    why; seconds: by phase; error: what, why and next step of a failure; release: the bundle.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._content: dict[str, Any] = {"state": "running", "phase": "", "seconds": {}, "attendance": {}}
+
+    def update(self, **changes: Any) -> None:
+        """Change some entries and write."""
+        self._content |= changes
+        write_atomically(self._file, json.dumps(self._content, sort_keys=True).encode())
+
+    @contextlib.contextmanager
+    def phase(self, title: str, total: int | None) -> Iterator[Advance]:
+        """Show a phase as the one being done, and keep how long each phase took."""
+        del total
+        started = time.monotonic()
+        self.update(phase=title)
+        yield lambda _: None
+        seconds = dict(self._content["seconds"])
+        seconds.setdefault(title, []).append(round(time.monotonic() - started, 3))
+        self.update(phase="", seconds=seconds)
+
+
+def conduct(folder: Path, open_channel: OpenChannel) -> None:
+    """Run the plan of a run folder to its end, going on from the last checkpoint.
+
+    Args:
+        folder: `plans/DIGEST/run` of a coordinator's folder, with nodes.json; a file `canary` in it asks for a canary
+            round only.
+        open_channel: from node names, participants and key to the hospitals.
+
+    Raises:
+        ManikinError: the reason why there is no release; it stands in status.json too.
+    """
+    status = Status(folder / "status.json")
+    try:
+        status.update()
+        home = Coordinator.open(folder.parents[2])
+        plan = load_plan(home, folder.parent.name)
+        channel = open_channel(_nodes(folder), require_approvals(home, plan), home.signing_key)
+        rounds = Rounds(plan, channel, Checkpoints(folder, plan.digest), phase=status.phase)
+        if (folder / "canary").exists():
+            rounds.canary()
+            status.update(state="finished", phase="", attendance=rounds.checkpoint.attendance)
+            return
+        _run(rounds, plan, folder, home.signing_key, status)
+    except ManikinError as error:
+        words = {"code": error.code, "what": error.what, "why": error.why, "next_step": error.next_step}
+        status.update(state="failed", error=words)
+        raise
+
+
+def _run(rounds: Rounds, plan: Plan, folder: Path, key: SigningKey, status: Status) -> None:
+    rounds.run()
+    ask_audits(rounds, plan)
+    bundle, trust, spent = release(
+        folder,
+        plan=plan,
+        generator=rounds.generator,
+        hospitals=len(rounds.channel.names),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        audit_statement=NETWORKED_STATEMENT,
+        key=key,
+    )
+    status.update(
+        state="finished",
+        phase="",
+        attendance=rounds.checkpoint.attendance,
+        release=str(bundle),
+        trust=str(trust),
+        epsilon=spent.value,
+    )
+
+
+def ask_audits(rounds: Rounds, plan: Plan) -> None:
+    """Draw the synthetic images that audits look at, and ask every hospital to audit."""
+    count = plan.study.audit.synthetic
+    conditions = balanced(count, len(plan.study.data.labels))
+    with rounds.phase("Drawing synthetic images for the audits", count) as advance:
+        images = draw(rounds.generator, conditions, seed=int(plan.digest[:12], 16), progress=advance)
+    arrays = to_numpy({**rounds.generator.state(), "synthetic.images": images, "synthetic.labels": conditions})
+    rounds.ask(plan.steps()[-1], arrays=arrays)
+
+
+def _nodes(folder: Path) -> dict[int, str]:
+    try:
+        return {int(node): str(name) for node, name in json.loads((folder / "nodes.json").read_bytes()).items()}
+    except (OSError, ValueError, AttributeError):
+        raise Misconfigured(
+            "The run's folder has no nodes.json.", "", "Start it with `manikin coordinator run`."
+        ) from None
