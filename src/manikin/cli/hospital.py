@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from manikin.cli.accounts import egress, ledger
+from manikin.cli.agreements import approve, enroll, refuse, review
 from manikin.cli.console import finish, progress_bar, say
+from manikin.cli.running import check, gateway, start
 from manikin.cli.vault import vault
 from manikin.cli.watching import hospital_metrics
 
@@ -73,7 +75,14 @@ def show(
     finish({"hospital": cohort.name, **counts}, json_output)
 
 
+app.command()(check)
+app.command()(start)
+app.command()(gateway)
 app.command()(vault)
 app.command()(ledger)
 app.command()(egress)
 app.command("metrics")(hospital_metrics)
+app.command()(enroll)
+app.command()(review)
+app.command()(approve)
+app.command()(refuse)

@@ -32,6 +32,7 @@ from manikin.common.processes import (
     flower_environment,
     free_port,
     script,
+    split_address,
     supervising,
     wait_until,
 )
@@ -135,18 +136,6 @@ class Gateway:
                 answer += part
         heads = [head.partition(b":") for head in answer.split(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
         return next((value.strip().decode() for name, _, value in heads if name.lower() == b"date"), "")
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of `host:port` or `[v6]:port`.
-
-    Raises:
-        Misconfigured: it is neither.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise Misconfigured(f"{address!r} is no address.", "It is not HOST:PORT.", "Correct the address.")
-    return host.strip("[]"), int(port)
 
 
 def _port_of(process: Supervised) -> int:

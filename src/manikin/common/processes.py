@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from manikin.common.errors import TransportFailure
+from manikin.common.errors import Misconfigured, TransportFailure
 
 LOOPBACK = "127.0.0.1"
 PR_SET_PDEATHSIG = 1
@@ -69,6 +70,37 @@ def accepts(host: str, port: int) -> bool:
         return False
 
 
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`.
+
+    Raises:
+        Misconfigured: it is neither.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise Misconfigured(f"{address!r} is no address.", "It is not HOST:PORT.", "Correct the address.")
+    return host.strip("[]"), int(port)
+
+
+@contextlib.contextmanager
+def only_one(file: Path, what: str) -> Iterator[None]:
+    """Hold a lock file; a process that dies lets go of it.
+
+    Raises:
+        Misconfigured: another process holds it.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Misconfigured(f"{what} is running already.", "", "End it first, or wait until it ends.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 @dataclass
 class Supervised:
     """One process that is kept alive.
@@ -80,6 +112,7 @@ class Supervised:
         environment: its whole environment; the supervisor's if None.
         restart: start it again when it ends; otherwise its end is left to be seen.
         user, group: who it runs as, if the supervisor is root.
+        grace_s: how long it may take to end by itself.
     """
 
     name: str
@@ -89,6 +122,7 @@ class Supervised:
     restart: bool = True
     user: str | None = None
     group: str | None = None
+    grace_s: float = GRACE_S
     starts: int = 0
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _started: float = field(default=0.0, repr=False)
@@ -137,7 +171,7 @@ class Supervised:
             self._again = 0.0
             self.start()
 
-    def stop(self, *, grace_s: float = GRACE_S) -> None:
+    def stop(self) -> None:
         """SIGTERM, a while to go, then SIGKILL, for it and everything it started."""
         if self._process is None:
             return
@@ -145,7 +179,7 @@ class Supervised:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(grace_s)
+                self._process.wait(self.grace_s)
         self._sweep(signal.SIGKILL)
         self._process.wait()
 

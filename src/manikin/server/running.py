@@ -1,5 +1,8 @@
 """Running a study over the network: the SuperLink and the ServerApp's executor, supervised until the run has ended.
 
+`Study` is a plan on its way: which hospitals take part, where its run lies, what it says of itself. `Line` is the
+coordinator's end of the network, and knows nothing of plans.
+
 A SuperLink that dies is started again and goes on with its run, since its state is in a file; an executor or a
 ServerApp that dies costs a new Flower run over the same run folder, which goes on from the last checkpoint. Both end
 with the same weights as an undisturbed run, because hospitals answer a step with the same bytes again.
@@ -9,14 +12,17 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from manikin.common.errors import Misconfigured, TransportFailure
+from manikin.common.errors import ManikinError, Misconfigured, TransportFailure
 from manikin.common.files import write_atomically
+from manikin.common.plan import Plan
 from manikin.common.processes import (
     LOOPBACK,
     WATCH_S,
@@ -24,10 +30,13 @@ from manikin.common.processes import (
     accepts,
     flower_environment,
     free_port,
+    only_one,
     script,
+    split_address,
     supervising,
     wait_until,
 )
+from manikin.server.agreements import Coordinator, enrolled, load_plan, require_approvals
 from manikin.server.flower import LinkStatus, Settings, build_bundle, sign_bundle
 
 START_S = 60.0
@@ -35,6 +44,11 @@ ATTEMPTS = 3  # Flower runs of one command; each goes on where the one before st
 SECRET_BYTES = 32
 
 Watch = Callable[[LinkStatus], None]
+
+
+def ignore(status: LinkStatus) -> None:
+    """Watches nothing."""
+    del status
 
 
 @dataclass(frozen=True)
@@ -119,22 +133,22 @@ class Line:
         log = settings.run_folder / "logs" / "serverapp.log"
         return Supervised("serverapp", command, log, flower_environment(self.state / "home"))
 
-    def run(self, settings: Settings, *, watch: Watch | None = None, failed: Callable[[], bool] | None = None) -> None:
-        """Run until the ServerApp has ended well; Ctrl-C ends every process.
+    def run(self, settings: Settings, *, watch: Watch = ignore, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Run until the ServerApp has ended well; whatever ends this ends every process.
 
         Args:
             settings: from `settings`.
-            watch: told of every change of state.
-            failed: whether the ServerApp has said itself why it failed, so that trying again is no use.
+            watch: told every moment where the SuperLink stands.
+            given_up: whether the ServerApp itself says why it failed, so that trying again is no use.
 
         Raises:
             TransportFailure: the run failed.
         """
         for _ in range(ATTEMPTS):
-            ended = self._attempt(settings, watch or (lambda _: None))
+            ended = self._attempt(settings, watch)
             if ended.outcome == "completed":
                 return
-            if ended.run == 0 or (failed is not None and failed()):
+            if ended.run == 0 or given_up():
                 break
         raise TransportFailure(
             "The run failed.", ended.details, f"Read {settings.run_folder / 'logs'}, mend the cause, then resume."
@@ -152,17 +166,116 @@ class Line:
                 what="Starting the SuperLink",
             )
             executor.start()
-            last = None
             while True:
                 for process in processes:
                     process.watch()
                 status = read_status(settings.status)
-                if status is not None and status != last:
+                if status is not None:
                     watch(status)
-                    last = status
-                if status is not None and status.state == "finished":
-                    return status
+                    if status.state == "finished":
+                        return status
                 time.sleep(WATCH_S)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan that enough hospitals approved, and its run.
+
+    Args:
+        home: the coordinator's folder.
+        plan: the plan.
+        canary: only one round that no patient is in, in a folder of its own.
+    """
+
+    home: Coordinator
+    plan: Plan
+    canary: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return self.home.plan_folder(self.plan.digest) / ("canary" if self.canary else "run")
+
+    @property
+    def started(self) -> bool:
+        return (self.folder / "status.json").exists()
+
+    def said(self) -> dict[str, Any]:
+        """What the ServerApp says of itself in `status.json`; nothing before it began."""
+        file = self.folder / "status.json"
+        found: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
+        return found
+
+    def nodes(self) -> dict[str, str]:
+        """The gateways' public keys of the hospitals that take part.
+
+        Raises:
+            PolicyRefusal: fewer hospitals than the quorum approved the plan.
+        """
+        known = enrolled(self.home)
+        return {p.name: known[p.name].node_key for p in require_approvals(self.home, self.plan) if p.name in known}
+
+    def run(self, listen: str | None = None, *, watch: Callable[[LinkStatus, dict[str, Any]], None]) -> dict[str, Any]:
+        """Run it, or go on with it where it stopped.
+
+        Args:
+            listen: host to listen at; the host of the coordinator's address if None.
+            watch: told every moment where SuperLink and ServerApp stand.
+
+        Returns:
+            The last `status.json`.
+
+        Raises:
+            ManikinError: why it failed, as the ServerApp says; TransportFailure if it does not.
+        """
+        nodes, federation = self.nodes(), self.plan.study.federation
+        host, port = split_address(self.home.address)
+        line = Line(self.home.folder, listen or host, port)
+        self._prepare()
+        with only_one(self.home.folder / "superlink" / "lock", "A study of this coordinator"):
+            settings = line.settings(
+                self.folder, nodes, quorum=federation.quorum, gather_s=float(federation.round_deadline_s)
+            )
+            try:
+                line.run(settings, watch=lambda status: watch(status, self.said()), given_up=self._given_up)
+            except TransportFailure:
+                if self._given_up():
+                    raise explained(self.said()["error"]) from None
+                raise
+        return self.said()
+
+    def _prepare(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "status.json").unlink(missing_ok=True)
+        if self.canary:
+            shutil.rmtree(self.folder)
+            write_atomically(self.folder / "canary", b"")
+
+    def _given_up(self) -> bool:
+        return self.said().get("state") == "failed"
+
+
+def find_study(home: Coordinator, plan: str, *, canary: bool = False) -> Study:
+    """The study of a plan named by its digest, the beginning of it, or its file.
+
+    Raises:
+        Misconfigured: no plan, or more than one, is named so.
+    """
+    digest = Path(plan).absolute().parent.name if plan.endswith(".dsse.json") else plan
+    found = [folder.name for folder in (home.folder / "plans").glob("*") if digest and folder.name.startswith(digest)]
+    if len(found) != 1:
+        raise Misconfigured(
+            f"{len(found)} plans of this coordinator are named {plan!r}.",
+            "",
+            "Give the digest or the file that `manikin coordinator propose` printed.",
+        )
+    return Study(home, load_plan(home, found[0]), canary)
+
+
+def explained(error: dict[str, str]) -> ManikinError:
+    """The error that a ServerApp wrote down."""
+    kinds = {kind.code: kind for kind in ManikinError.__subclasses__()}
+    kind = kinds.get(error.get("code", ""), TransportFailure)
+    return kind(error.get("what", ""), error.get("why", ""), error.get("next_step", ""))
 
 
 def read_status(file: Path) -> LinkStatus | None:

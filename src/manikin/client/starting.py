@@ -1,0 +1,106 @@
+"""A hospital on one machine: its vault without a network and its gateway, each a process, kept alive together.
+
+Where the machine has systemd or containers, those keep the two apart better (`deploy/`); this is for a first study, and
+for the demo. Both run as this user, unless root names another for the gateway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from manikin.client.gateway import Gateway
+from manikin.client.service import SocketPort
+from manikin.common.errors import ManikinError, Misconfigured, TransportFailure
+from manikin.common.processes import GRACE_S, WATCH_S, Supervised, ending_signals, supervising, wait_until
+
+VAULT_START_S = 300.0  # a cohort of some size is opened before the vault answers
+COMMAND = (sys.executable, "-P", "-m", "manikin", "hospital")
+
+
+def hospital_processes(
+    hospital: Path, *, group: str | None = None, gateway_user: str | None = None, network: bool = False
+) -> tuple[Supervised, Supervised, Path]:
+    """Vault and gateway, not started, and the socket between them.
+
+    Raises:
+        Misconfigured: the gateway is not ready, or another user is asked for by somebody who is not root.
+    """
+    gateway = Gateway.open(hospital / "gateway")
+    socket = (hospital / "run" / "vault.sock").absolute()
+    if gateway_user is not None:
+        _give(gateway.folder, gateway_user, group)
+    vault = [*COMMAND, "vault", "--hospital", str(hospital.absolute()), "--socket", str(socket)]
+    vault += ["--group", group] if group else []
+    vault += ["--network"] if network else []
+    relay = [*COMMAND, "gateway", "--gateway", str(gateway.folder), "--socket", str(socket)]
+    logs = hospital.absolute() / "run"
+    return (
+        Supervised("vault", vault, logs / "vault.log"),
+        Supervised(
+            "gateway",
+            relay,
+            logs / "gateway.log",
+            user=gateway_user,
+            group=group if gateway_user else None,
+            grace_s=3 * GRACE_S,  # it ends two processes itself
+        ),
+        socket,
+    )
+
+
+def start_hospital(
+    hospital: Path, *, group: str | None, gateway_user: str | None, network: bool, say: Callable[[str], None]
+) -> None:
+    """Run vault and gateway until SIGTERM or Ctrl-C, and end both.
+
+    Raises:
+        Misconfigured: something is missing.
+        TransportFailure: the vault does not start; its own words are given.
+    """
+    vault, gateway, socket = hospital_processes(hospital, group=group, gateway_user=gateway_user, network=network)
+    with ending_signals(), supervising([vault, gateway]), contextlib.suppress(KeyboardInterrupt):
+        start_vault(vault, socket)
+        say("The vault is open" + (", with a network as asked." if network else ", and has no network."))
+        gateway.start()
+        say(f"The gateway is connecting. Logs: {vault.log.parent}. Ctrl-C ends both; nothing is lost by that.")
+        while True:
+            vault.watch()
+            gateway.watch()
+            time.sleep(WATCH_S)
+    say("Ended.")
+
+
+def start_vault(vault: Supervised, socket: Path) -> None:
+    """Start a vault and return when it answers; from then on it is started again when it dies.
+
+    Raises:
+        TransportFailure: it ends instead.
+    """
+    vault.restart = False
+    vault.start()
+    port = SocketPort(socket, connect_s=0.0)
+
+    def answers() -> bool:
+        with contextlib.suppress(ManikinError):
+            port.ready()
+            return True
+        return False
+
+    try:
+        wait_until(answers, [vault], timeout_s=VAULT_START_S, what="Opening the vault")
+    except TransportFailure as failure:
+        raise TransportFailure(failure.what, vault.last_words(), failure.next_step) from None
+    vault.restart = True
+
+
+def _give(folder: Path, user: str, group: str | None) -> None:
+    if os.geteuid() != 0:
+        raise Misconfigured("Only root can run the gateway as another user.", "", "Leave out --gateway-user.")
+    for path in (folder, *folder.rglob("*")):
+        shutil.chown(path, user, group)
