@@ -92,6 +92,20 @@ def test_documents_of_another_shape_are_refused_though_signed(predicate):
         read(sign(Statement(Approval.PREDICATE, (), predicate), KEY), Approval, [KEY.public_key])
 
 
+@pytest.mark.parametrize("reason", ["", "two\nlines", "\x1b[2J", "x" * 2001])
+def test_a_reason_is_one_printable_line(reason):
+    predicate = {"plan": "a" * 64, "hospital": "North", "reason": reason}
+    with pytest.raises(VerificationFailed, match="reason"):
+        read(sign(Statement(Refusal.PREDICATE, (), predicate), KEY), Refusal, [KEY.public_key])
+
+
+def test_a_refusal_of_a_document_repeats_no_control_characters():
+    content = sign(Statement(Approval.PREDICATE, (), {"\x1b[2J": 1}), KEY)
+    with pytest.raises(VerificationFailed) as refused:
+        read(content, Approval, [KEY.public_key])
+    assert str(refused.value).isprintable()
+
+
 def test_a_document_speaks_of_no_files():
     statement = Statement(Approval.PREDICATE, (Subject.of("a", b"a"),), APPROVAL.model_dump())
     with pytest.raises(VerificationFailed, match="files"):
@@ -148,6 +162,7 @@ def test_a_plan_counts_only_with_the_signature_of_the_coordinator_that_it_names(
         {"coordinator": {"name": "Study", "key": "short"}},
         {"participants": [{"name": "North"}]},
         {"participants": 5},
+        {"participants": [{"name": "No\x1b[2Jrth", "key": "a" * 64}]},
         {"study": {}},
         {"more": 1},
         {"code_version": 1},

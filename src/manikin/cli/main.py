@@ -26,7 +26,11 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
-    groups = {"hospital": "What a hospital runs.", "release": "Check what a consortium released."}
+    groups = {
+        "hospital": "What a hospital runs.",
+        "coordinator": "What a coordinator runs.",
+        "release": "Check what a consortium released.",
+    }
     for name, text in groups.items():
         module = importlib.import_module(f"manikin.cli.{name}")
         app.add_typer(module.app, name=name, help=text)

@@ -150,12 +150,12 @@ def refuse(folder: Path, content: bytes, reason: str) -> Path:
     """
     digest, hospital = agreements.agreed_plan(content).digest, Hospital.open(folder)
     try:
-        if not reason.isprintable():
-            raise ValueError(reason)
         refusal = Refusal(plan=digest, hospital=hospital.name, reason=reason)
-    except (ValidationError, ValueError):
+    except ValidationError:
         raise Misconfigured(
-            f"A reason is one line of at most {agreements.REASON_CHARACTERS_MAX} characters.", "", "Give --reason TEXT."
+            f"A reason is one line of at most {agreements.REASON_CHARACTERS_MAX} printable characters.",
+            "",
+            "Give --reason TEXT.",
         ) from None
     return _say(hospital, content, refusal)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from manikin.common.documents import PREDICATE_PREFIX, OpenedStatement, Statement, open_envelope, sign
 from manikin.common.errors import ManikinError, VerificationFailed
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 REASON_CHARACTERS_MAX = 2000
 PEM_CHARACTERS_MAX = 8000
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be one printable line")
+    return text
+
 
 Name = Annotated[str, Field(pattern=r"^\w[\w .,'()&-]{0,63}$")]  # also a file's name: no slash, no leading dot
 Key = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # a raw Ed25519 public key
@@ -112,9 +119,10 @@ class Refusal(Document):
 
     plan: Digest
     hospital: Name
-    reason: Annotated[str, Field(min_length=1, max_length=REASON_CHARACTERS_MAX)]
+    reason: Annotated[str, Field(min_length=1, max_length=REASON_CHARACTERS_MAX), AfterValidator(_printable)]
 
 
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 KINDS: tuple[type[Document], ...] = (Enrolment, Card, PlanDocument, Approval, Refusal)
 Kind = TypeVar("Kind", bound=Document)
 Introduction = TypeVar("Introduction", Enrolment, Card)
@@ -170,6 +178,8 @@ def agreed_plan(content: bytes) -> Plan:
     try:
         noise = [float(n) if isinstance(n, int) else n for n in raw.get("noise_multipliers", ())]  # 5.0 travels as 5
         plan = Plan.from_dict({**raw, "noise_multipliers": noise})
+        for party in (*plan.participants, *filter(None, [plan.coordinator])):
+            _NAME.validate_python(party.name)
     except (ManikinError, ValueError, TypeError) as error:
         raise _refused(f"It holds no plan that this version understands: {error}") from None
     if plan.coordinator is None:
@@ -210,4 +220,5 @@ def _parse(statement: OpenedStatement, kind: type[Kind]) -> Kind:
 
 
 def _refused(why: str) -> VerificationFailed:
+    why = "".join(c if c.isprintable() else "?" for c in why)  # it may repeat what a stranger wrote
     return VerificationFailed("A signed document was refused.", why, "Do not use it; ask its sender for it again.")

@@ -1,0 +1,202 @@
+"""`manikin hospital enroll`, `review`, `approve` and `refuse`: whom a hospital trusts, and what it says to a plan."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from manikin.cli.console import finish, say
+from manikin.common.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from manikin.client.agreements import Review
+
+Folder = Annotated[Path, typer.Option("--hospital", help="The hospital's folder.")]
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan, as the coordinator sent it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
+DAY = "%Y-%m-%d"
+
+
+def enroll(
+    hospital: Folder,
+    coordinator: Annotated[Path | None, typer.Option(help="The coordinator's card: join its studies.")] = None,
+    peer: Annotated[
+        list[Path] | None, typer.Option(help="Another hospital's enrolment: verify it. Repeatable.")
+    ] = None,
+    fingerprint: Annotated[
+        list[str] | None, typer.Option(help="At least the first 16 digits, as their owner read them out. Repeatable.")
+    ] = None,
+    until: Annotated[
+        datetime.datetime | None, typer.Option(formats=[DAY], help="The last day on which the keys count.")
+    ] = None,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Give the vault a new key, signed by the old one.")] = False,
+    revoke: Annotated[str | None, typer.Option(metavar="NAME", help="Trust the keys of NAME no more.")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Group of the gateway's user, who may read the gateway's key.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Join a coordinator, verify other hospitals, renew the vault's key, or trust somebody no more."""
+    from manikin.client import enrolment
+
+    if sum([coordinator is not None, bool(peer), rotate, revoke is not None]) != 1:
+        raise Misconfigured("Say one thing to do.", "", "Give one of --coordinator, --peer, --rotate and --revoke.")
+    said, day = fingerprint or [], until.date() if until else None
+    result: dict[str, Any] = {}
+    if coordinator is not None:
+        card = enrolment.enroll(hospital, read_document(coordinator), said, until=day, group=group)
+        say(f"{card.name} is pinned in policy.toml. Read the limits there: every plan is held against them.")
+        result["coordinator"] = {"name": card.name, "key": card.key, "address": card.address}
+    for file in peer or []:
+        known = enrolment.pin_peer(hospital, read_document(file), said, until=day)
+        say(f"{known.name} is pinned in policy.toml, and counts for a quorum.")
+        result.setdefault("peers", []).append({"name": known.name, "key": known.key})
+    if rotate:
+        enrolment.rotate(hospital)
+        say(
+            "The vault has a new key, and the old one is destroyed. Plans that name the old one are over. "
+            "Restart the vault."
+        )
+    if revoke is not None:
+        pins = enrolment.revoke_pin(hospital, revoke)
+        say(f"Revoked in policy.toml: {', '.join(f'{pin.name} ({pin.key[:16]})' for pin in pins)}.")
+        result["revoked"] = [pin.key for pin in pins]
+    _finish_enrolment(hospital, result, json_output, introduced=coordinator is not None or rotate)
+
+
+def _finish_enrolment(folder: Path, result: dict[str, Any], json_output: bool, *, introduced: bool) -> None:
+    from manikin.client.cohort import Hospital
+    from manikin.client.enrolment import ENROLMENT
+    from manikin.common.keys import fingerprint
+
+    hospital = Hospital.open(folder)
+    own = fingerprint(hospital.signing_key.public_key)
+    result |= {"hospital": hospital.name, "fingerprint": own, "enrolment": str(folder / ENROLMENT)}
+    if introduced:
+        say(f"To be read out when the coordinator and other hospitals call: {own}")
+    step = f"send {folder / ENROLMENT} to the coordinator and to the other hospitals" if introduced else ""
+    finish(result, json_output, next_step=step)
+
+
+def review(plan: PlanFile, hospital: Folder, json_output: Json = False) -> None:
+    """Show what a plan would let out, what it costs a patient, and what this hospital's policy says to it."""
+    held = _show(plan, hospital)
+    step = f"manikin hospital approve {plan} --hospital {hospital}"
+    finish(_described(held), json_output, next_step=step if _refused(held) is None else "")
+    held.require()
+
+
+def approve(plan: PlanFile, hospital: Folder, json_output: Json = False) -> None:
+    """Show the review, and sign that this hospital follows exactly this plan, if its policy allows it."""
+    from manikin.client.agreements import approve as sign
+
+    _show(plan, hospital)
+    file = sign(hospital, read_document(plan), today=_today())
+    result = {"plan": file.parent.name, "approval": str(file)}
+    step = f"send {file} to the coordinator, then: manikin hospital start --hospital {hospital}"
+    finish(result, json_output, next_step=step)
+
+
+def refuse(
+    plan: PlanFile,
+    hospital: Folder,
+    reason: Annotated[str, typer.Option(help="One line, in your own words. It leaves the hospital.")],
+    json_output: Json = False,
+) -> None:
+    """Sign that this hospital does not follow a plan, for good."""
+    from manikin.client.agreements import refuse as sign
+
+    file = sign(hospital, read_document(plan), reason)
+    finish({"plan": file.parent.name, "refusal": str(file)}, json_output, next_step=f"send {file} to the coordinator")
+
+
+def _show(plan: Path, hospital: Path) -> Review:
+    from manikin.client.agreements import review as hold
+
+    held = hold(hospital, read_document(plan), today=_today())
+    _print(held)
+    return held
+
+
+def _print(held: Review) -> None:
+    """The one table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(f"Plan {held.plan.digest[:16]} of study {held.plan.study.name}"))
+    for column in ("", "this plan", "your policy", ""):
+        table.add_column(column, overflow="fold")
+    for row in _rows(held):
+        table.add_row(*(Text("".join(c if c.isprintable() else "?" for c in cell)) for cell in row))
+    Console(width=None if Console().is_terminal else 120).print(table)
+
+
+def _rows(held: Review) -> list[tuple[str, str, str, str]]:
+    privacy, life = held.plan.study.privacy, held.life
+    rows = [("leaves", f"{part.what}: {part.times} × {_bytes(part.size_bytes)}", "", "") for part in held.leaves]
+    rows.append(("leaves", "acknowledgements, signed ledger heads, and refusals as one of three codes", "", ""))
+    rows.append((
+        "costs", f"ε = {held.costs.value:.3f} at δ = {privacy.delta:g} for one {privacy.unit}",
+        f"the plan promises ε = {privacy.epsilon:g}", _verdict(held.keeps_its_promise),
+    ))  # fmt: skip
+    (epsilon, delta), (epsilon_after, delta_after) = life.spent, life.after
+    rows.append((
+        "budget over the cohort's life", f"ε: {epsilon:g} → {epsilon_after:g}, δ: {delta:g} → {delta_after:g}",
+        f"at most ε = {life.limit[0]:g}, δ = {life.limit[1]:g}", _verdict(life.holds),
+    ))  # fmt: skip
+    return rows + [(r.rule, r.planned, r.allowed, _verdict(r.holds)) for r in held.rulings]
+
+
+def _described(held: Review) -> dict[str, Any]:
+    """The review as JSON."""
+    from dataclasses import asdict
+
+    return {
+        "plan": held.plan.digest,
+        "study": held.plan.study.name,
+        "allowed": _refused(held) is None,
+        "epsilon": held.costs.value,
+        "delta": held.plan.study.privacy.delta,
+        "leaves": [{**asdict(part), "size_bytes": _finite(part.size_bytes)} for part in held.leaves],
+        "life": {"spent": held.life.spent, "after": held.life.after, "limit": held.life.limit},
+        "rules": [asdict(ruling) for ruling in held.rulings],
+    }
+
+
+def _refused(held: Review) -> Exception | None:
+    from manikin.common.errors import ManikinError
+
+    try:
+        held.require()
+    except ManikinError as error:
+        return error
+    return None
+
+
+def _verdict(holds: bool) -> str:
+    return "ok" if holds else "REFUSED"
+
+
+def _finite(size: float) -> int | None:
+    return None if size == float("inf") else int(size)
+
+
+def _bytes(size: float) -> str:
+    whole = _finite(size)
+    return "a size that cannot be told" if whole is None else f"{whole:,} bytes"
+
+
+def read_document(file: Path) -> bytes:
+    """A document from a file; larger than any is cut off and will not open."""
+    from manikin.common.documents import ENVELOPE_BYTES_MAX
+
+    with file.open("rb") as opened:
+        return opened.read(ENVELOPE_BYTES_MAX + 1)
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()

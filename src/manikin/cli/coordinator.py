@@ -1,0 +1,137 @@
+"""`manikin coordinator`: make a coordinator's folder, enrol hospitals, propose plans, and collect what they answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from manikin.cli.agreements import read_document
+from manikin.cli.console import finish, say
+from manikin.common.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from manikin.common.plan import Plan
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+Folder = Annotated[Path, typer.Option("--coordinator", help="The coordinator's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    name: Annotated[str, typer.Option("--name", help="What hospitals call the coordinator.")],
+    address: Annotated[str, typer.Option("--address", metavar="HOST:PORT", help="What gateways connect to.")],
+    registry: Annotated[
+        str, typer.Option("--registry", metavar="HOST:PORT", help="Where documents travel, if not as files.")
+    ] = "",
+    json_output: Json = False,
+) -> None:
+    """Make a coordinator's folder: keys, a certificate authority, and the card that hospitals enrol with."""
+    from manikin.common.keys import fingerprint
+    from manikin.server.agreements import create_coordinator
+
+    coordinator = create_coordinator(folder, name, address, registry)
+    own = fingerprint(coordinator.signing_key.public_key)
+    say(f"{coordinator.name} is ready. Back up the folder: without its keys nobody can go on with its plans.")
+    say(f"To be read out when hospitals call: {own}")
+    result = {"coordinator": coordinator.name, "fingerprint": own, "card": str(coordinator.card)}
+    finish(result, json_output, next_step=f"send {coordinator.card} to the hospitals")
+
+
+@app.command()
+def enroll(
+    coordinator: Folder,
+    enrolments: Annotated[
+        list[Path] | None, typer.Argument(metavar="ENROLMENT...", help="What hospitals sent.")
+    ] = None,
+    fingerprint: Annotated[
+        list[str] | None, typer.Option(help="At least the first 16 digits, as a hospital read them out. Repeatable.")
+    ] = None,
+    revoke: Annotated[str | None, typer.Option(metavar="NAME", help="Trust the keys of NAME no more.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Accept hospitals, or their new keys, or revoke one."""
+    from manikin.server import agreements
+
+    place = agreements.Coordinator.open(coordinator)
+    if bool(enrolments) == (revoke is not None):
+        raise Misconfigured("Say one thing to do.", "", "Give enrolments, or --revoke NAME.")
+    for file in enrolments or []:
+        accepted = agreements.enroll(place, read_document(file), fingerprint or [])
+        say(f"{accepted.name} is enrolled.")
+    if revoke is not None:
+        key = agreements.revoke(place, revoke)
+        say(f"{revoke} is revoked: the key {key[:16]} counts no more, also in plans that were approved.")
+    hospitals = agreements.enrolled(place)
+    step = f"manikin coordinator propose STUDY.toml --coordinator {coordinator}"
+    say(f"Enrolled: {', '.join(hospitals) or 'nobody'}.")
+    finish({"hospitals": {e.name: e.key for e in hospitals.values()}}, json_output, next_step=step)
+
+
+@app.command()
+def propose(
+    study: Annotated[Path, typer.Argument(help="The study's TOML file.")],
+    coordinator: Folder,
+    json_output: Json = False,
+) -> None:
+    """Make a signed plan of a study, between this coordinator and all enrolled hospitals."""
+    from manikin.common.study import load_study
+    from manikin.server import agreements
+
+    plan, file = agreements.propose(agreements.Coordinator.open(coordinator), load_study(study))
+    _describe(plan, file, json_output)
+
+
+def _describe(plan: Plan, file: Path, json_output: bool) -> None:
+    from manikin.privacy.budget import plan_epsilon
+
+    privacy, steps = plan.study.privacy, plan.steps()
+    spent = plan_epsilon(plan).value
+    charged = sum(step.action in ("release", "train") for step in steps)
+    rounds = sum(step.action == "train" for step in steps)
+    names = [party.name for party in plan.participants]
+    say(f"Plan {plan.digest}")
+    say(f"Between {plan.coordinator.name if plan.coordinator else ''} and {', '.join(names)}; quorum "
+        f"{plan.study.federation.quorum}.")  # fmt: skip
+    say(f"Costs one {privacy.unit} ε = {spent:.3f} at δ = {privacy.delta:g}, of ε = {privacy.epsilon:g} asked for.")
+    say(f"Each hospital is asked {len(steps)} times: {rounds} rounds of training; {charged} answers carry content.")
+    result = {
+        "plan": plan.digest,
+        "file": str(file),
+        "participants": names,
+        "epsilon": spent,
+        "delta": privacy.delta,
+        "rounds": rounds,
+        "messages": len(steps),
+    }
+    finish(result, json_output, next_step=f"send {file} to the hospitals, and collect their approvals")
+
+
+@app.command()
+def collect(
+    answers: Annotated[list[Path], typer.Argument(metavar="ANSWER...", help="Approvals and refusals that came.")],
+    coordinator: Folder,
+    json_output: Json = False,
+) -> None:
+    """Keep what hospitals answered to a plan, and say who is missing."""
+    from manikin.common.agreements import Approval, Refusal
+    from manikin.server import agreements
+
+    place = agreements.Coordinator.open(coordinator)
+    digests = dict.fromkeys(agreements.collect(place, read_document(file)).plan for file in answers)
+    result = {}
+    for digest in digests:
+        plan = agreements.load_plan(place, digest)
+        said = agreements.answers(place, plan)
+        say(f"Plan {digest[:16]}, quorum {plan.study.federation.quorum}:")
+        for name, answer in said.items():
+            word = f"refuses: {answer.reason}" if isinstance(answer, Refusal) else "approves" if answer else "no answer"
+            say(f"  {name}: {word}")
+        approved = [name for name, answer in said.items() if isinstance(answer, Approval)]
+        result[digest] = {"approved": approved, "ready": len(approved) >= plan.study.federation.quorum}
+    step = f"manikin coordinator run --coordinator {coordinator} --plan {next(iter(digests))}"
+    finish({"plans": result}, json_output, next_step=step if all(r["ready"] for r in result.values()) else "")
