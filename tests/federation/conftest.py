@@ -71,6 +71,18 @@ class Network:
     gateways: dict[str, Gateway]
     folder: Path
     processes: list[Supervised]
+    reviewed: bytes
+
+    def send(self, extra: dict[str, bytes]) -> None:
+        """Send a bundle with these files besides, and the reviewer's signature of the one without."""
+        write_atomically(self.line.state / "bundle.fab", echo_bundle(extra))
+        signature = sign_bundle(self.reviewed, self.line.folder / "keys" / "reviewer")
+        write_atomically(self.line.state / "bundle.json", json.dumps(signature).encode())
+
+    def only(self, *names: str) -> Network:
+        """Leave the other gateways out."""
+        self.gateways = {name: self.gateways[name] for name in names}
+        return self
 
     @property
     def nodes(self) -> dict[str, str]:
@@ -103,23 +115,16 @@ def network(tmp_path, monkeypatch):
     """Three gateways and a coordinator whose bundle names the echo apps and is signed by the reviewer."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(APPS), os.environ.get("PYTHONPATH", "")]))
     line = make_coordinator(tmp_path / "coordinator")
-    use_bundle(line, monkeypatch)
+    monkeypatch.setattr(Line, "_write_bundle", lambda self: None)  # the bundle is this test's own
     gateways = {name: make_gateway(tmp_path / name / "gateway", line) for name in ("north", "south", "coast")}
     (tmp_path / "run").mkdir()
     with supervising([]) as processes:
-        yield Network(line, gateways, tmp_path / "run", processes)
+        network = Network(line, gateways, tmp_path / "run", processes, echo_bundle({}))
+        network.send({})
+        yield network
 
 
 def echo_bundle(extra: dict[str, bytes]) -> bytes:
     """A bundle that names the echo apps, with these files besides."""
     names = json.dumps(["LICENSE", *extra]).encode()
     return build_bundle({"pyproject.toml": ECHO.replace(b"INCLUDE", names), **extra})
-
-
-def use_bundle(line: Line, monkeypatch: pytest.MonkeyPatch, extra: dict[str, bytes] | None = None) -> None:
-    """Send a bundle that names the echo apps, with the reviewer's signature of the one without `extra`."""
-    reviewed, sent = echo_bundle({}), echo_bundle(extra or {})
-    write_atomically(line.state / "bundle.fab", sent)
-    signature = sign_bundle(reviewed, line.folder / "keys" / "reviewer")
-    write_atomically(line.state / "bundle.json", json.dumps(signature).encode())
-    monkeypatch.setattr(Line, "_write_bundle", lambda self: None)

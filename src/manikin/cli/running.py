@@ -132,7 +132,7 @@ def gateway(
     from manikin.client.gateway import Gateway
 
     opened = Gateway.open(folder)
-    say(f"Relaying between {opened.address} and {socket}; logs: {opened.folder / 'logs'}")
+    say(f"Relaying between {opened.address} and {socket}; logs: {opened.folder / 'home' / 'logs'}")
     opened.run(socket, port=port)
     say("Ended.")
 

@@ -67,9 +67,9 @@ class Gateway:
                 f"{folder} lacks {', '.join(missing)}.",
                 "Enrol with the coordinator's card: manikin hospital enroll",
             )
-        if (folder / "node.key").stat().st_mode & 0o077:
+        if (folder / "node.key").stat().st_mode & 0o007:  # its group is the gateway's
             raise Misconfigured(
-                "The gateway's node.key is not used.", "Others can read it.", f"Run: chmod 600 {folder / 'node.key'}"
+                "The gateway's node.key is not used.", "Everybody can read it.", f"Run: chmod o= {folder / 'node.key'}"
             )
         try:
             address = str(json.loads((folder / "superlink.json").read_bytes())["address"])
@@ -83,12 +83,11 @@ class Gateway:
         Args:
             socket: the vault's socket.
             port: loopback port between the two; a free one if None.
-            logs: folder of their logs; `logs/` of the gateway if None.
+            logs: folder of their logs; `home/logs` of the gateway if None.
         """
-        folder, port, logs = self.folder, port or free_port(), logs or self.folder / "logs"
+        folder, port, logs = self.folder, port or free_port(), logs or self.folder / "home" / "logs"
         environment = flower_environment(folder / "home")
         secret = folder / "home" / "superexec.secret"
-        (folder / "home").mkdir(mode=0o700, exist_ok=True)
         write_atomically(secret, secrets.token_bytes(32), mode=0o600)
         node = [script("flower-supernode"), "--superlink", self.address]
         node += ["--root-certificates", str(folder / "ca.pem")]
