@@ -1,0 +1,190 @@
+"""How a study is agreed on, as both sides type it."""
+
+import json
+
+import pytest
+
+from manikin.common.keys import key_digest
+from manikin.server.agreements import Coordinator
+
+STUDY = """
+schema = 1
+name = "small"
+[data]
+modality = "CR"
+spatial_dims = 2
+shape = [8, 8]
+window = [0, 255]
+labels = ["normal", "ill"]
+patients_min = 50
+split = {train = 0.8, holdout = 0.1, calibration = 0.1}
+[privacy]
+epsilon = 3.0
+delta = 1e-5
+unit = "patient"
+multiplicity = 1
+[federation]
+mode = "local"
+quorum = 2
+round_deadline_s = 120
+weights = "equal"
+[generator]
+family = "moments"
+coefficients = 8
+[[stage]]
+kind = "release"
+family = "moments"
+epsilon_share = 1.0
+[audit]
+epsilon_share = 0.0
+fpr = 0.05
+alpha = 0.05
+synthetic = 20
+tpr_limit = 0.2
+"""
+
+
+@pytest.fixture
+def coordinator(manikin, tmp_path):
+    """A coordinator's folder, and the fingerprint that it reads out."""
+    code, out, _ = manikin("coordinator", "init", tmp_path / "c", "--name", "Study", "--address", "h:1", "--json")
+    assert code == 0
+    return tmp_path / "c", json.loads(out.splitlines()[-1])["fingerprint"][:19]
+
+
+@pytest.fixture
+def join(manikin, coordinator, make_hospital):
+    """A hospital with a cohort that enrolled; its folder, and the fingerprint that it reads out."""
+
+    def join(name):
+        folder = make_hospital(name)
+        card = coordinator[0] / "coordinator.dsse.json"
+        code, out, _ = manikin(
+            "hospital", "enroll", "--hospital", folder, "--coordinator", card, "--fingerprint", coordinator[1], "--json"
+        )
+        assert code == 0
+        return folder, json.loads(out.splitlines()[-1])["fingerprint"][:19]
+
+    return join
+
+
+def accept(manikin, coordinator, hospitals):
+    said = [part for _, fingerprint in hospitals for part in ("--fingerprint", fingerprint)]
+    files = [folder / "enrolment.dsse.json" for folder, _ in hospitals]
+    assert manikin("coordinator", "enroll", *files, "--coordinator", coordinator[0], *said)[0] == 0
+
+
+def test_the_whole_journey_with_files_alone(manikin, coordinator, join, tmp_path):
+    home = coordinator[0]
+    north, south = join("north"), join("south")
+    accept(manikin, coordinator, [north, south])
+    (tmp_path / "study.toml").write_text(STUDY)
+    code, out, _ = manikin("coordinator", "propose", tmp_path / "study.toml", "--coordinator", home, "--json")
+    assert code == 0
+    proposed = json.loads(out.splitlines()[-1])
+    assert (proposed["participants"], proposed["rounds"], proposed["messages"]) == (["north", "south"], 0, 3)
+    assert 0 < proposed["epsilon"] <= 3
+    plan = proposed["file"]
+
+    code, out, err = manikin("hospital", "review", plan, "--hospital", north[0], "--json")
+    assert code == 12
+    assert "verified hospitals, quorum" in err
+    assert out.count("REFUSED") == 2
+    assert manikin("hospital", "approve", plan, "--hospital", north[0])[0] == 12
+
+    peer = ["--peer", south[0] / "enrolment.dsse.json", "--fingerprint", south[1]]
+    assert manikin("hospital", "enroll", "--hospital", north[0], *peer)[0] == 0
+    policy = north[0] / "policy.toml"
+    policy.write_text(policy.read_text().replace("quorum_min = 3", "quorum_min = 2"))
+    code, out, _ = manikin("hospital", "review", plan, "--hospital", north[0], "--json")
+    assert code == 0
+    seen = json.loads(out.splitlines()[-1])
+    assert seen["allowed"]
+    assert seen["life"] == {"spent": [0.0, 0.0], "after": [3.0, 1e-5], "limit": [3.0, 1e-5]}
+    assert [(part["times"], part["size_bytes"] > 0) for part in seen["leaves"]] == [(1, True)]
+
+    code, out, _ = manikin("hospital", "approve", plan, "--hospital", north[0], "--json")
+    assert code == 0
+    approval = json.loads(out.splitlines()[-1])["approval"]
+    code, out, _ = manikin("hospital", "refuse", plan, "--hospital", south[0], "--reason", "not yet", "--json")
+    assert code == 0
+    refusal = json.loads(out.splitlines()[-1])["refusal"]
+    code, out, _ = manikin("coordinator", "collect", approval, refusal, "--coordinator", home, "--json")
+    assert code == 0
+    assert "north: approves" in out
+    assert "south: refuses: not yet" in out
+    assert json.loads(out.splitlines()[-1])["plans"] == {proposed["plan"]: {"approved": ["north"], "ready": False}}
+
+
+def test_a_wrong_fingerprint_is_refused_on_both_sides(manikin, coordinator, join, make_hospital):
+    other = make_hospital("other")
+    card = coordinator[0] / "coordinator.dsse.json"
+    wrong = ["--fingerprint", "0123 4567 89ab cdef"]
+    code, _, err = manikin("hospital", "enroll", "--hospital", other, "--coordinator", card, *wrong)
+    assert code == 17
+    assert "read out" in err
+    assert not (other / "policy.toml").exists()
+    folder, _ = join("north")
+    enrolment = folder / "enrolment.dsse.json"
+    assert manikin("coordinator", "enroll", enrolment, "--coordinator", coordinator[0], *wrong)[0] == 17
+    assert manikin("coordinator", "enroll", enrolment, "--coordinator", coordinator[0])[0] == 17
+    assert manikin("coordinator", "enroll", enrolment, "--coordinator", coordinator[0], "--fingerprint", "01")[0] == 10
+
+
+def test_keys_are_renewed_and_revoked_on_both_sides(manikin, coordinator, join):
+    north, south = join("north"), join("south")
+    accept(manikin, coordinator, [north, south])
+    peer = ["--peer", south[0] / "enrolment.dsse.json", "--fingerprint", south[1], "--until", "2999-12-31"]
+    assert manikin("hospital", "enroll", "--hospital", north[0], *peer)[0] == 0
+    code, out, _ = manikin("hospital", "enroll", "--hospital", south[0], "--rotate", "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["fingerprint"][:19] != south[1]
+    enrolment = south[0] / "enrolment.dsse.json"
+    code, out, _ = manikin("coordinator", "enroll", enrolment, "--coordinator", coordinator[0], "--json")
+    assert code == 0
+    key = json.loads(out.splitlines()[-1])["hospitals"]["south"]
+    assert not key_digest(bytes.fromhex(key)).startswith(south[1].replace(" ", ""))
+    assert manikin("hospital", "enroll", "--hospital", north[0], "--peer", enrolment)[0] == 0
+    assert manikin("hospital", "enroll", "--hospital", north[0], "--revoke", "south")[0] == 0
+    assert (north[0] / "policy.toml").read_text().count("[[revoked]]\nkey") == 2
+    assert manikin("hospital", "enroll", "--hospital", north[0], "--revoke", "south")[0] == 10
+    code, out, _ = manikin("coordinator", "enroll", "--revoke", "south", "--coordinator", coordinator[0])
+    assert code == 0
+    assert "Enrolled: north." in out
+    assert manikin("coordinator", "enroll", enrolment, "--coordinator", coordinator[0])[0] == 17
+
+
+@pytest.mark.parametrize("extra", [[], ["--rotate", "--revoke", "x"]])
+def test_one_thing_at_a_time(manikin, tmp_path, extra):
+    code, _, err = manikin("hospital", "enroll", "--hospital", tmp_path, *extra)
+    assert code == 10
+    assert "--coordinator" in err
+
+
+def test_what_is_no_document_is_refused_and_a_missing_file_named(manikin, coordinator, join, tmp_path):
+    north = join("north")[0]
+    (tmp_path / "junk").write_bytes(b"junk")
+    for command in (["review"], ["approve"], ["refuse", "--reason", "x"]):
+        code, _, err = manikin("hospital", command[0], tmp_path / "junk", "--hospital", north, *command[1:])
+        assert code == 17
+        assert "Traceback" not in err
+    assert manikin("coordinator", "collect", tmp_path / "junk", "--coordinator", coordinator[0])[0] == 17
+    code, _, err = manikin("hospital", "review", tmp_path / "none", "--hospital", north)
+    assert code == 18
+    assert "none" in err
+
+
+def test_a_huge_file_is_not_read_to_its_end(manikin, join, tmp_path):
+    north = join("north")[0]
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 40)
+    code, _, err = manikin("hospital", "review", tmp_path / "huge", "--hospital", north)
+    assert code == 17
+    assert "larger" in err
+
+
+def test_a_coordinators_folder_is_never_made_twice(manikin, coordinator):
+    again = manikin("coordinator", "init", coordinator[0], "--name", "Other", "--address", "h:1")
+    assert again[0] == 10
+    assert Coordinator.open(coordinator[0]).name == "Study"
+    assert manikin("coordinator", "propose", "study.toml", "--coordinator", coordinator[0] / "none")[0] == 10
