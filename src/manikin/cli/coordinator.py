@@ -9,6 +9,7 @@ import typer
 
 from manikin.cli.agreements import read_document
 from manikin.cli.console import finish, say
+from manikin.cli.running import resume, run, status
 from manikin.common.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -135,3 +136,8 @@ def collect(
         result[digest] = {"approved": approved, "ready": len(approved) >= plan.study.federation.quorum}
     step = f"manikin coordinator run --coordinator {coordinator} --plan {next(iter(digests))}"
     finish({"plans": result}, json_output, next_step=step if all(r["ready"] for r in result.values()) else "")
+
+
+app.command()(run)
+app.command()(status)
+app.command()(resume)

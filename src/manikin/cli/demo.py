@@ -12,6 +12,10 @@ from manikin.cli.console import finish, progress_bar, say
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes; new or empty.")] = Path("demo"),
+    networked: Annotated[
+        bool,
+        typer.Option("--networked", help="Every process apart, over TLS on loopback; vaults without a network."),
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON on the last line.")] = False,
 ) -> None:
     """Three simulated hospitals train, audit and release a generator; draw patients who do not exist from it."""
@@ -23,7 +27,7 @@ def demo(
             f"The folder {out} is not empty.", "The demo starts from nothing.", "Remove it, or give another --out."
         )
     say("Three hospitals of 2,000 simulated patients each will train a shared generator without sharing a scan.")
-    result = run_demo(out, phase=progress_bar)
+    result = run_demo(out, networked=networked, phase=progress_bar)
     summary, local = result.summary, result.summary["local_only"]
     say()
     say(f"Guarantee: ε = {summary['epsilon']:.3f} at δ = {summary['delta']:g} for one patient, add or remove.")

@@ -39,7 +39,7 @@ def hospital_processes(
     vault += ["--group", group] if group else []
     vault += ["--network"] if network else []
     relay = [*COMMAND, "gateway", "--gateway", str(gateway.folder), "--socket", str(socket)]
-    logs = hospital.absolute() / "run"
+    logs = hospital.absolute() / "logs"
     return (
         Supervised("vault", vault, logs / "vault.log"),
         Supervised(

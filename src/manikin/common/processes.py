@@ -131,7 +131,7 @@ class Supervised:
 
     def start(self) -> None:
         """Start it now."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 (our own commands)
                 list(self.command),

@@ -26,6 +26,7 @@ from manikin.common.release import load_release, verify_bundle
 from manikin.common.study import Study, load_study
 from manikin.embedded.demo_page import write_page
 from manikin.embedded.federation import FederationResult, federate
+from manikin.embedded.loopback import federate_over_loopback
 from manikin.server.rounds import Phase, silent
 
 HOSPITALS = ("north", "south", "coast")
@@ -52,7 +53,13 @@ def demo_study() -> Study:
 
 
 def run_demo(
-    out: Path, *, study: Study | None = None, patients: int = PATIENTS, count: int = SYNTHETIC, phase: Phase = silent
+    out: Path,
+    *,
+    study: Study | None = None,
+    patients: int = PATIENTS,
+    count: int = SYNTHETIC,
+    networked: bool = False,
+    phase: Phase = silent,
 ) -> DemoResult:
     """Simulate hospitals, federate, verify, synthesise with the rare finding raised to half, evaluate, report.
 
@@ -61,6 +68,7 @@ def run_demo(
         study: the study; the shipped one if None.
         patients: simulated patients a hospital.
         count: synthetic images to draw from the release.
+        networked: with every process apart, over TLS on loopback, and vaults that have no network.
     """
     started = time.monotonic()
     study = study or demo_study()
@@ -68,7 +76,8 @@ def run_demo(
         make_hospital(out / "hospitals" / name, name, study, patients=patients, seed=SEED + i, phase=phase)
         for i, name in enumerate(HOSPITALS)
     ]
-    federation = federate(study, folders, out / "run", phase=phase)
+    run = federate_over_loopback if networked else federate
+    federation = run(study, folders, out / "run", phase=phase)
     verify_bundle(federation.bundle, federation.trust)
     synthetic = _synthesize(federation, study, out / "synthetic", count=count, phase=phase)
     scores = _evaluate(federation, study, folders, phase=phase)

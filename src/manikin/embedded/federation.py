@@ -199,7 +199,7 @@ def _conclude(
     started: float,
 ) -> FederationResult:
     rounds: Rounds = finished["rounds"]
-    audits, verdicts = _collect_audits(plan, out, dict(zip(names, hospitals, strict=True)))
+    audits, verdicts = collect_audits(plan, out, dict(zip(names, hospitals, strict=True)))
     verdict = combine(verdicts)
     if verdict == "fail":
         raise AuditFailed(
@@ -226,7 +226,7 @@ def _conclude(
     return FederationResult(plan, bundle, trust, spent.value, tuple(names), verdict, audits, attendance, seconds)
 
 
-def _collect_audits(plan: Plan, out: Path, folders: dict[str, Path]) -> tuple[dict[str, Path], list[Verdict]]:
+def collect_audits(plan: Plan, out: Path, folders: dict[str, Path]) -> tuple[dict[str, Path], list[Verdict]]:
     """Copy each hospital's own page beside the run, in a folder whose name says what it is."""
     pages: dict[str, Path] = {}
     verdicts: list[Verdict] = []
