@@ -10,8 +10,8 @@ import pytest
 from manikin.client.cohort import Hospital, create_hospital, import_source
 from manikin.client.cohort.store import Store
 from manikin.client.egress import EgressLog
+from manikin.client.enrolment import rotate
 from manikin.client.policy import Policy, write_first
-from manikin.common.keys import SigningKey
 from manikin.privacy.accounting import Mechanism
 from manikin.privacy.ledger import Charge, Ledger
 
@@ -134,13 +134,31 @@ def test_a_file_that_is_no_ledger_fails_with_17_when_asked_to_verify(manikin, ho
     assert manikin("hospital", "ledger", "--hospital", home)[0] == 18
 
 
-def test_after_a_rotation_the_former_key_is_given(manikin, home, log):
-    former = SigningKey.generate()
-    answer(home, Ledger(home / "ledger.sqlite", hospital="North", signer=former), log, 0)
-    command = ("hospital", "ledger", "--hospital", home, "--verify")
-    assert manikin(*command)[0] == 17
-    assert manikin(*command, "--former-key", former.public_key.hex())[0] == 0
-    assert manikin(*command, "--former-key", "junk")[0] == 10
+def test_after_a_rotation_what_the_former_key_signed_still_holds(manikin, home, book, log):
+    (home / "enrolment.dsse.json").touch()
+    (home / "gateway").mkdir()
+    (home / "gateway" / "node.pub").write_text("ecdsa-sha2-nistp384 " + "A" * 120)
+    answer(home, book, log, 0)
+    new = rotate(home)
+    answer(
+        home,
+        Ledger(home / "ledger.sqlite", hospital="North", signer=new),
+        EgressLog(home / "egress.sqlite", signer=new),
+        1,
+    )
+    for command in (("ledger", "--verify"), ("egress",)):
+        assert manikin("hospital", *command, "--hospital", home)[0] == 0
+    (home / "keys" / "former.json").unlink()
+    for command in (("ledger", "--verify"), ("egress",)):
+        assert manikin("hospital", *command, "--hospital", home)[0] == 17
+
+
+def test_counters_are_counted_and_not_listed(manikin, home, log):
+    for _ in range(3):
+        log.record(kind="counters", plan="", step=-1, tensors=[], content=b"{}", epsilon=None)
+    code, out, _ = manikin("hospital", "egress", "--hospital", home, "--json")
+    assert (code, "3 message(s) of counters" in out, "sha256" in out.splitlines()[0]) == (0, True, False)
+    assert len(last_line(out)["messages"]) == 3
 
 
 def test_junk_is_no_anchor(manikin, home, tmp_path):

@@ -27,6 +27,11 @@ def test_two_lists_of_fields_have_one_hash_only_if_they_are_the_same(left, right
     assert (link(GENESIS, *left) == link(GENESIS, *right)) == (typed(left) == typed(right))
 
 
+def test_nothing_is_shifted_from_one_field_to_the_next():
+    assert link(GENESIS, "a", "b") != link(GENESIS, "asb")
+    assert link(GENESIS, b"a", None) != link(GENESIS, b"an")
+
+
 def test_the_hash_before_counts():
     assert link(GENESIS, "x") != link(bytes([1]) * 32, "x")
 

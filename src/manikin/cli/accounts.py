@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 Folder = Annotated[Path, typer.Option("--hospital", metavar="DIR", help="The hospital's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
-Former = Annotated[
-    list[str] | None, typer.Option("--former-key", metavar="HEX", help="A key that was rotated away, oldest first.")
-]
 
 PLAIN_DELTA = 1e-5  # δ at which the ε is shown of steps that were charged to no patients
 
@@ -31,7 +28,6 @@ def ledger(
     anchor: Annotated[
         list[Path] | None, typer.Option("--anchor", metavar="FILE", help="A ledger head that somebody else holds.")
     ] = None,
-    former_key: Former = None,
     json_output: Json = False,
 ) -> None:
     """Show what is spent on the cohort's patients, what their lifetime has left, and the ledger's head."""
@@ -45,7 +41,7 @@ def ledger(
     try:
         book = _open_ledger(home)
         if verify or anchors:
-            problems = _check_ledger(book, home, anchors, former_key or [])
+            problems = _check_ledger(book, home, anchors)
             result |= {"verified": not problems, "problems": list(problems)}
         if not problems:
             result |= _account(book, home)
@@ -61,7 +57,7 @@ def ledger(
         )
 
 
-def egress(hospital: Folder, former_key: Former = None, json_output: Json = False) -> None:
+def egress(hospital: Folder, json_output: Json = False) -> None:
     """Show every message that left the vault, and check that the log is whole and the ledger accounts for it."""
     from manikin.client.cohort import Hospital
     from manikin.client.egress import EgressLog, unaccounted, unlogged
@@ -70,7 +66,7 @@ def egress(hospital: Folder, former_key: Former = None, json_output: Json = Fals
     home = Hospital.open(hospital)
     path = hospital / "egress.sqlite"
     log = EgressLog(path) if path.exists() else None
-    problems = log.verify(home.signing_key.public_key, *_keys(former_key or [])) if log else []
+    problems = log.verify(*_keys(home)) if log else []
     messages = log.messages() if log and not problems else []
     book = _open_ledger(home)
     spent = book.spent() if book else []
@@ -78,8 +74,11 @@ def egress(hospital: Folder, former_key: Former = None, json_output: Json = Fals
         f"Entry {m.sequence} left without an entry in the ledger: plan {m.plan[:12]}, step {m.step}."
         for m in unaccounted(messages, spent)
     ]
-    _say_table(("when", "kind", "plan", "step", "tensors", "bytes", "sha256", "ε of plan"), map(_message_row, messages))
+    shown = [m for m in messages if m.kind != "counters"]
+    _say_table(("when", "kind", "plan", "step", "tensors", "bytes", "sha256", "ε of plan"), map(_message_row, shown))
     say(f"{home.name}: {len(messages)} message(s) left, {sum(m.size_bytes for m in messages)} bytes.")
+    if len(shown) < len(messages):
+        say(f"Not in the table: {len(messages) - len(shown)} message(s) of counters.")
     unsent = [] if problems else unlogged(messages, spent)
     for plan, step in unsent:
         say(f"Kept and never sent: plan {plan[:12]}, step {step}. A crash before sending, or the log was cut.")
@@ -98,10 +97,11 @@ def _open_ledger(home: Hospital) -> Ledger | None:
     return Ledger(path, hospital=home.name, signer=home.signing_key) if path.exists() else None
 
 
-def _check_ledger(book: Ledger | None, home: Hospital, anchors: Sequence[str], former: Sequence[str]) -> Sequence[str]:
+def _check_ledger(book: Ledger | None, home: Hospital, anchors: Sequence[str]) -> Sequence[str]:
     if book is None:
         return ["There is no ledger, and somebody holds a head of it."] if anchors else []
-    found = book.verify(home.signing_key.public_key, anchors, former_keys=_keys(former))
+    *former, present = _keys(home)
+    found = book.verify(present, anchors, former_keys=former)
     for problem in found.problems:
         say(problem)
     if found.holds:
@@ -177,17 +177,11 @@ def _patients(home: Hospital) -> set[str]:
         return {patient for patient, *_ in store.tally()}
 
 
-def _keys(texts: Iterable[str]) -> list[bytes]:
-    from manikin.common.errors import Misconfigured
-    from manikin.common.keys import PUBLIC_KEY_BYTES
+def _keys(home: Hospital) -> list[bytes]:
+    """The vault's public keys, oldest first; the last is the present one."""
+    from manikin.client.enrolment import former_keys
 
-    try:
-        keys = [bytes.fromhex(text) for text in texts]
-    except ValueError:
-        keys = [b""]
-    if any(len(key) != PUBLIC_KEY_BYTES for key in keys):
-        raise Misconfigured("A former key is refused.", "It is not 64 hex digits.", "Copy it from the old enrolment.")
-    return keys
+    return [*former_keys(home.folder), home.signing_key.public_key]
 
 
 def _read_anchor(path: Path, hospital: str) -> str:
