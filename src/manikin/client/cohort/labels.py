@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from manikin.client.cohort.native import UNLABELLED
@@ -19,11 +19,12 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Entry:
-    """One row."""
+    """One row, and the line of the file that it stands in."""
 
     label: str
     patient_id: str | None = None
     site: str = ""
+    line: int = field(default=0, compare=False)
 
 
 class Labels:
@@ -81,14 +82,14 @@ class Labels:
         """Refuse rows that name nothing.
 
         Raises:
-            BadData: with how many there are, and the first few as the labels file writes them.
+            BadData: with how many there are, and the lines of the first few; what they say may be a patient's name.
         """
-        missing = sorted(set(self._entries) - set(names))
+        missing = sorted(self._entries[name].line for name in set(self._entries) - set(names))
         if not missing:
             return
-        shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        shown = ", ".join(map(str, missing[:SHOWN])) + (", ..." if len(missing) > SHOWN else "")
         raise BadData(
-            f"{len(missing)} of {len(self._entries)} rows of the labels file name no file of the source: {shown}.",
+            f"{len(missing)} of {len(self._entries)} rows of the labels file name no file of the source: line {shown}.",
             "Paths are relative to the source folder.",
             "Correct or remove these rows; nothing was imported.",
         )
@@ -115,7 +116,7 @@ def _entries(path: Path, reader: csv.DictReader[str]) -> dict[str, Entry]:
             raise BadData(
                 f"{path.name}, line {reader.line_num}: file and patient must not be empty.", "", "Complete the line."
             )
-        entry = Entry(values["label"] or UNLABELLED, values.get("patient"), values.get("site", ""))
+        entry = Entry(values["label"] or UNLABELLED, values.get("patient"), values.get("site", ""), reader.line_num)
         if entries.setdefault(name, entry) != entry:
             raise BadData(
                 f"{path.name}, line {reader.line_num}: this file stands in an earlier line with other values.",
