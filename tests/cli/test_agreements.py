@@ -1,6 +1,11 @@
 """How a study is agreed on, as both sides type it."""
 
 import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -188,3 +193,39 @@ def test_a_coordinators_folder_is_never_made_twice(manikin, coordinator):
     assert again[0] == 10
     assert Coordinator.open(coordinator[0]).name == "Study"
     assert manikin("coordinator", "propose", "study.toml", "--coordinator", coordinator[0] / "none")[0] == 10
+
+
+def test_documents_travel_by_the_registry_where_there_is_a_line(manikin, make_hospital, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    home, north = tmp_path / "c", make_hospital("north")
+    code, out, _ = manikin(
+        "coordinator", "init", home, "--name", "Study", "--address", "h:1", "--registry", address, "--json"
+    )
+    assert code == 0
+    said = json.loads(out.splitlines()[-1])["fingerprint"][:19]
+    joining = ["--coordinator", home / "coordinator.dsse.json", "--fingerprint", said, "--json"]
+    code, out, _ = manikin("hospital", "enroll", "--hospital", north, *joining)
+    assert code == 0
+    said = json.loads(out.splitlines()[-1])["fingerprint"][:19]
+    enrolment = north / "enrolment.dsse.json"
+    code, out, _ = manikin("coordinator", "enroll", enrolment, "--coordinator", home, "--fingerprint", said)
+    assert code == 0
+    assert "north.client.pem" in out
+    sync = ["hospital", "sync", "--gateway", north / "gateway", "--json"]
+    assert manikin(*sync)[0] == 10
+    shutil.copy(home / "hospitals" / "north.client.pem", north / "gateway" / "client.pem")
+    assert manikin(*sync)[0] == 16
+    command = [sys.executable, "-m", "manikin", "coordinator", "registry", "--coordinator", str(home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
+        try:
+            assert "listens" in served.stdout.readline()
+            code, out, _ = manikin(*sync)
+        finally:
+            served.send_signal(signal.SIGINT)
+        _, err = served.communicate(timeout=20)
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["sent"] == ["enrolment.dsse.json"]
+    assert served.returncode == 100
+    assert "Traceback" not in err

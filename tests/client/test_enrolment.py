@@ -81,6 +81,8 @@ def test_joining_pins_the_coordinator_fills_the_gateway_and_introduces_the_hospi
         "ca.pem": 0o644,
         "coordinator.dsse.json": 0o644,
         "home": 0o770,
+        "inbox": 0o770,
+        "outbox": 0o750,
         "node.key": 0o640,
         "node.pub": 0o644,
         "superlink.json": 0o644,

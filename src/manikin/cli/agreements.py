@@ -81,6 +81,24 @@ def _finish_enrolment(folder: Path, result: dict[str, Any], json_output: bool, *
     finish(result, json_output, next_step=step)
 
 
+def sync(
+    gateway: Annotated[Path, typer.Option("--gateway", help="The gateway's folder.")],
+    json_output: Json = False,
+) -> None:
+    """Send answers to the coordinator's registry and take in plans. For the gateway's user: it uses the network."""
+    from manikin.client.registry import synchronise
+
+    done = synchronise(gateway)
+    for name in done.sent:
+        say(f"Sent: {name}")
+    for name, why in done.refused.items():
+        say(f"Not taken: {name}. {why}")
+    for file in done.received:
+        say(f"Received: {file}")
+    result = {"sent": done.sent, "refused": done.refused, "received": [str(file) for file in done.received]}
+    finish(result, json_output, next_step="review the plans received, with `manikin hospital review`")
+
+
 def review(plan: PlanFile, hospital: Folder, json_output: Json = False) -> None:
     """Show what a plan would let out, what it costs a patient, and what this hospital's policy says to it."""
     held = _show(plan, hospital)

@@ -64,6 +64,8 @@ def enroll(
     for file in enrolments or []:
         accepted = agreements.enroll(place, read_document(file), fingerprint or [])
         say(f"{accepted.name} is enrolled.")
+        if place.registry:
+            say(f"  Send it {place.folder / 'hospitals' / accepted.name}.client.pem, for gateway/client.pem.")
     if revoke is not None:
         key = agreements.revoke(place, revoke)
         say(f"{revoke} is revoked: the key {key[:16]} counts no more, also in plans that were approved.")
@@ -136,6 +138,23 @@ def collect(
         result[digest] = {"approved": approved, "ready": len(approved) >= plan.study.federation.quorum}
     step = f"manikin coordinator run --coordinator {coordinator} --plan {next(iter(digests))}"
     finish({"plans": result}, json_output, next_step=step if all(r["ready"] for r in result.values()) else "")
+
+
+@app.command()
+def registry(
+    coordinator: Folder,
+    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="By default the card's own.")] = None,
+) -> None:
+    """Carry documents to and from enrolled hospitals over mutual TLS, until Ctrl-C."""
+    from manikin.server.agreements import Coordinator
+    from manikin.server.registry import serve
+
+    server, port = serve(Coordinator.open(coordinator), listen)
+    say(f"The registry listens at port {port}. End it with Ctrl-C.")
+    try:
+        server.wait_for_termination()
+    finally:
+        server.stop(grace=1).wait()
 
 
 app.command()(run)

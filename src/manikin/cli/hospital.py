@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from manikin.cli.accounts import egress, ledger
-from manikin.cli.agreements import approve, enroll, refuse, review
+from manikin.cli.agreements import approve, enroll, refuse, review, sync
 from manikin.cli.console import finish, progress_bar, say
 from manikin.cli.running import check, gateway, start
 from manikin.cli.vault import vault
@@ -86,3 +86,4 @@ app.command()(enroll)
 app.command()(review)
 app.command()(approve)
 app.command()(refuse)
+app.command()(sync)

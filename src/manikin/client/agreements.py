@@ -193,6 +193,9 @@ def _say(hospital: Hospital, content: bytes, said: Approval | Refusal) -> Path:
         part.mkdir(mode=0o700, exist_ok=True)
     write_atomically(place / "plan.dsse.json", content, mode=0o600)
     write_atomically(place / f"{kind}.dsse.json", envelope, mode=0o600)
+    outbox = hospital.folder / "gateway" / "outbox"
+    if outbox.is_dir():
+        write_atomically(outbox / f"answer-{said.plan[:16]}.dsse.json", envelope)
     return place / f"{kind}.dsse.json"
 
 

@@ -1,7 +1,7 @@
 """How a hospital joins: it verifies a coordinator and its peers by voice, pins their keys, and introduces itself.
 
     gateway/               all that the gateway's user needs, and nothing of patients: node.key, node.pub, ca.pem,
-                           trusted-entities.yaml, superlink.json, coordinator.dsse.json, home/
+                           trusted-entities.yaml, superlink.json, coordinator.dsse.json, home/, inbox/, outbox/
     enrolment.dsse.json    to be sent to the coordinator and to peers
     keys/former.json       public keys that the vault had before, oldest first: ledger heads were signed with them
 
@@ -33,6 +33,7 @@ from manikin.common.files import write_atomically
 from manikin.common.keys import SigningKey, matches
 
 ENROLMENT = "enrolment.dsse.json"
+PLACES = {"home": 0o770, "inbox": 0o770, "outbox": 0o750}  # what the gateway's group may do there
 
 
 def enroll(
@@ -83,7 +84,8 @@ def introduce(hospital: Hospital, *, former: SigningKey | None = None, key: Sign
     content = agreements.write(enrolment, key, *([former] if former else []))
     log = EgressLog(hospital.folder / "egress.sqlite", signer=former or key)
     log.record(kind="enrolment", plan="", step=-1, tensors=[], content=content, epsilon=None)
-    write_atomically(hospital.folder / ENROLMENT, content)
+    for file in (hospital.folder / ENROLMENT, hospital.folder / "gateway" / "outbox" / ENROLMENT):
+        write_atomically(file, content)
     return hospital.folder / ENROLMENT
 
 
@@ -181,7 +183,7 @@ def revoke_pin(folder: Path, who: str) -> list[Pin]:
 
 
 def _fill_gateway(gateway: Path, card: Card, content: bytes, group: str | None) -> None:
-    for part, mode in ((gateway, 0o750), (gateway / "home", 0o770)):
+    for part, mode in {gateway: 0o750, **{gateway / name: mode for name, mode in PLACES.items()}}.items():
         part.mkdir(exist_ok=True)
         part.chmod(mode)
     if not (gateway / "node.key").exists():
@@ -198,7 +200,7 @@ def _fill_gateway(gateway: Path, card: Card, content: bytes, group: str | None) 
         write_atomically(gateway / name, text)
     if group is not None:
         try:
-            for path in (gateway, gateway / "home", gateway / "node.key"):
+            for path in (gateway, gateway / "node.key", *(gateway / name for name in PLACES)):
                 shutil.chown(path, group=group)
         except (LookupError, PermissionError):
             raise Misconfigured(
