@@ -10,6 +10,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -21,6 +22,7 @@ from manikin.client.vault import Vault
 from manikin.common import agreements, frames, generators
 from manikin.common.agreements import Approval
 from manikin.common.errors import Misconfigured, TransportFailure
+from manikin.common.faults import Point
 from manikin.common.keys import SigningKey
 from manikin.common.plan import Party
 from manikin.common.study import parse_study
@@ -66,9 +68,11 @@ def start():
     """Start the vault of a hospital as its engineer does; wait until it listens or has ended."""
     started = []
 
-    def begin(folder, *options):
+    def begin(folder, *options, **environment):
         command = [sys.executable, "-m", "manikin", "hospital", "vault", "--hospital", folder, *options]
-        vault = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder)
+        vault = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
+        )
         started.append(vault)
         vault.socket, lines = folder / "run" / "vault.sock", []
         for line in vault.stdout:
@@ -125,6 +129,7 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_step_cut_off_by_kill_9_gives_the_bytes_of_an_undisturbed_run(start, hospital, plan, tmp_path):
     twin = tmp_path / "twin"
     shutil.copytree(hospital, twin)
@@ -148,6 +153,30 @@ def test_a_step_cut_off_by_kill_9_gives_the_bytes_of_an_undisturbed_run(start, h
     assert again.exchange(request) == expected
     assert again.exchange(request) == expected
     assert len(Ledger(hospital / "ledger.sqlite").spent()[0].entries) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", [point for point in get_args(Point) if point.startswith("vault: ")])
+def test_a_vault_killed_at_any_named_point_loses_nothing_and_charges_once(start, hospital, plan, tmp_path, point):
+    twin = tmp_path / "twin"
+    shutil.copytree(hospital, twin)
+    undisturbed = Vault(twin)
+    requests = [opening(plan), training(plan)]
+    expected = [undisturbed.exchange(request) for request in requests]
+
+    died = tmp_path / "died"
+    deadly = {"MANIKIN_KILL_AT": point, "MANIKIN_KILL_ONCE": str(died)}
+    vault, answers = start(hospital, **deadly), []
+    while len(answers) < len(requests):
+        try:
+            answers.append(SocketPort(vault.socket).exchange(requests[len(answers)]))
+        except TransportFailure:
+            assert vault.wait(10) == -signal.SIGKILL
+            vault = start(hospital, **deadly)
+    assert died.exists()
+    assert answers == expected
+    spent = Ledger(hospital / "ledger.sqlite").spent()
+    assert [(p.charged, len(p.entries)) for p in spent] == [((8.0, 1e-5), 1)]
 
 
 @pytest.mark.slow
