@@ -74,6 +74,7 @@ def test_a_run_under_way(tmp_path, run, plan):
     assert values["manikin_run_answers_total", "north"] == 2
     assert values["manikin_run_answers_total", "south"] == 1
     assert values["manikin_run_missed_total", "south", "deadline"] == 1
+    assert values["manikin_run_missed_total", "north", "deadline"] == 0
     assert values["manikin_run_refusals_total", "policy-refusal"] == 1
     assert values["manikin_run_hospital_online", "north"] == 1
     assert values["manikin_run_hospital_online", "south"] == 0

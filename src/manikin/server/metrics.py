@@ -39,6 +39,7 @@ CODES = (
     "forged",
     "malformed",
 )
+MISSED = ("deadline", "forged", "lost", "malformed", "policy-refusal", "protocol-violation", "unavailable")
 PHASES = {  # the phases of `rounds`, by how their titles begin
     "Hospitals check": "open",
     "Hospitals release": "release",
@@ -107,8 +108,13 @@ class Run:
         return self.state != "proposed" and self.done >= first and not (self.canary and self.done == 0)
 
     def missed(self) -> Counter[tuple[str, str]]:
-        """How many steps each hospital missed, by (hospital, code)."""
-        return Counter(pair for missing in self.attendance.values() for pair in missing.items())
+        """How many steps each hospital missed, by (hospital, code); 0 for what is usual and did not happen.
+
+        An alert sees a count that grows, not one that appears.
+        """
+        missed = Counter({(name, code): 0 for name in self.hospitals for code in MISSED})
+        missed.update(pair for missing in self.attendance.values() for pair in missing.items())
+        return missed
 
     def answered(self) -> dict[str, int]:
         """How many of the charged steps that are done each hospital answered; they are numbered from 1."""
@@ -230,10 +236,10 @@ def _by_kind(kinds: Iterable[str]) -> list[tuple[tuple[str, ...], float]]:
 
 
 def _refused(run: Run) -> list[tuple[tuple[str, ...], float]]:
-    codes = Counter[str]()
+    codes = dict.fromkeys(MISSED, 0)
     for (_, code), count in run.missed().items():
-        codes[code] += count
-    return [((code,), float(codes[code])) for code in sorted({*codes, "policy-refusal", "protocol-violation"})]
+        codes[code] = codes.get(code, 0) + count
+    return [((code,), float(count)) for code, count in sorted(codes.items())]
 
 
 _GAUGES: tuple[tuple[str, str, tuple[str, ...], Samples], ...] = (
