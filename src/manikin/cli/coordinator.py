@@ -10,6 +10,7 @@ import typer
 from manikin.cli.agreements import read_document
 from manikin.cli.console import finish, say
 from manikin.cli.running import resume, run, status
+from manikin.cli.watching import coordinator_metrics
 from manikin.common.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -153,6 +154,8 @@ def registry(
     say(f"The registry listens at port {port}. End it with Ctrl-C.")
     try:
         server.wait_for_termination()
+    except KeyboardInterrupt:
+        say("Ended.")
     finally:
         server.stop(grace=1).wait()
 
@@ -160,3 +163,4 @@ def registry(
 app.command()(run)
 app.command()(status)
 app.command()(resume)
+app.command("metrics")(coordinator_metrics)
