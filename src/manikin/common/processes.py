@@ -25,7 +25,7 @@ from manikin.common.errors import Misconfigured, TransportFailure
 LOOPBACK = "127.0.0.1"
 PR_SET_PDEATHSIG = 1
 GRACE_S = 8.0
-BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 CALM_S = 60.0  # a process that lived this long starts again at the shortest pause
 WATCH_S = 0.2
 
@@ -128,6 +128,7 @@ class Supervised:
     _started: float = field(default=0.0, repr=False)
     _again: float = field(default=0.0, repr=False)
     _failures: int = field(default=0, repr=False)
+    _told: bool = field(default=False, repr=False)
 
     def start(self) -> None:
         """Start it now."""
@@ -145,7 +146,7 @@ class Supervised:
                 group=self.group,
                 extra_groups=None if self.user is None else [],
             )
-        self._started = time.monotonic()
+        self._started, self._told = time.monotonic(), False
         self.starts += 1
 
     @property
@@ -171,15 +172,20 @@ class Supervised:
             self._again = 0.0
             self.start()
 
+    def terminate(self) -> None:
+        """Tell it to end, once; it is not started again."""
+        if self._process is not None and self.ended() is None and not self._told:
+            self._told = True
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+
     def stop(self) -> None:
         """SIGTERM, a while to go, then SIGKILL, for it and everything it started."""
         if self._process is None:
             return
-        if self.ended() is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(self.grace_s)
+        self.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(self.grace_s)
         self._sweep(signal.SIGKILL)
         self._process.wait()
 
@@ -201,10 +207,12 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def supervising(processes: list[Supervised]) -> Iterator[list[Supervised]]:
-    """Processes added to the list are ended at the end of the block, the last one first, whatever happens."""
+    """Processes added to the list are told to end at the end of the block, and then ended, whatever happens."""
     try:
         yield processes
     finally:
+        for process in processes:
+            process.terminate()
         for process in reversed(processes):
             process.stop()
 

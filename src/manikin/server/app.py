@@ -32,6 +32,7 @@ MESSAGE_TYPES = {
 }
 BODY, FRAME = "body", "frame"
 POLL_S, PAUSE_S, ATTEMPTS = 0.02, 1.0, 8
+NETWORK_POLL_S = 0.25  # each look is a call over TLS
 
 
 class GridChannel:
@@ -45,10 +46,19 @@ class GridChannel:
         nodes: hospital name by node id.
         parties: the plan's participants, whose keys count.
         key: the coordinator's.
+        poll_s: seconds between two looks for answers.
     """
 
-    def __init__(self, grid: Grid, nodes: Mapping[int, str], parties: Sequence[Party], key: SigningKey) -> None:
-        self._grid, self._key = grid, key
+    def __init__(
+        self,
+        grid: Grid,
+        nodes: Mapping[int, str],
+        parties: Sequence[Party],
+        key: SigningKey,
+        *,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._grid, self._key, self._poll_s = grid, key, poll_s
         self._keys = {party.name: party.public_key for party in parties}
         self._nodes = {name: node for node, name in nodes.items() if name in self._keys}
         self.names = tuple(self._nodes)
@@ -58,29 +68,39 @@ class GridChannel:
         signed = {name: task.signed(self._key) for name, task in tasks.items()}
         answers: dict[str, Reply | Missing] = {}
         deadline = time.monotonic() + deadline_s
-        sent = self._push(signed)
-        again: dict[str, float] = {}  # hospitals to be asked once more, and when
-        asked = dict.fromkeys(signed, 1)
+        sent: dict[str, str] = {}
+        again = dict.fromkeys(signed, 0.0)  # hospitals to be asked (once more), and when
+        asked = dict.fromkeys(signed, 0)
+
+        def lost(name: str) -> None:
+            if asked[name] < ATTEMPTS:
+                again[name] = time.monotonic() + PAUSE_S * asked[name]
+            else:
+                answers[name] = Missing("lost")
+
         while (sent or again) and time.monotonic() < deadline:
-            for message in self._grid.pull_messages(list(sent)) if sent else ():
-                name = sent.pop(message.metadata.reply_to_message_id)
-                answer = self._answer(name, signed[name], message)
-                if isinstance(answer, Missing) and answer.code == "lost" and asked[name] < ATTEMPTS:
-                    again[name] = time.monotonic() + PAUSE_S * asked[name]
-                else:
-                    answers[name] = answer
             due = [name for name, moment in again.items() if moment <= time.monotonic()]
             for name in due:
                 del again[name]
                 asked[name] += 1
-            sent |= self._push({name: signed[name] for name in due})
-            time.sleep(POLL_S)
+            pushed = self._push({name: signed[name] for name in due})
+            sent |= pushed
+            for name in set(due) - set(pushed.values()):
+                lost(name)
+            for message in self._grid.pull_messages(list(sent)) if sent else ():
+                name = sent.pop(message.metadata.reply_to_message_id)
+                answer = self._answer(name, signed[name], message)
+                if answer == Missing("lost"):
+                    lost(name)
+                else:
+                    answers[name] = answer
+            time.sleep(self._poll_s)
         answers.update(dict.fromkeys(sent.values(), Missing("deadline")))
         answers.update(dict.fromkeys(again, Missing("lost")))
         return answers
 
     def _push(self, tasks: Mapping[str, Task]) -> dict[str, str]:
-        """Send; hospital by message id."""
+        """Send; hospital by message id, without those whose gateway never connected: Flower takes nothing for them."""
         if not tasks:
             return {}
         encoded: dict[bytes, bytes] = {}
@@ -90,7 +110,8 @@ class GridChannel:
             self.bytes_out += len(frame)
             kind = MESSAGE_TYPES[task.action]
             messages[name] = Message(_packed(frame), self._nodes[name], kind, group_id=str(task.step))
-        return dict(zip(self._grid.push_messages(messages.values()), messages, strict=True))
+        identities = self._grid.push_messages(messages.values())
+        return {identity: name for identity, name in zip(identities, messages, strict=True) if identity}
 
     def _answer(self, name: str, task: Task, message: Message) -> Reply | Missing:
         if message.has_error():
@@ -160,4 +181,7 @@ def networked(grid: Grid, context: Context) -> None:
     """One run in the networked runtime; all that it needs lies in the run's folder (`manikin coordinator run`)."""
     from manikin.server.networked import conduct
 
-    conduct(Path(str(context.run_config["folder"])), lambda nodes, plan, key: GridChannel(grid, nodes, plan, key))
+    def channel(nodes: Mapping[int, str], parties: Sequence[Party], key: SigningKey) -> GridChannel:
+        return GridChannel(grid, nodes, parties, key, poll_s=NETWORK_POLL_S)
+
+    conduct(Path(str(context.run_config["folder"])), channel)
