@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 
 from manikin.client.port import Port
 from manikin.common.errors import ManikinError, TransportFailure
+from manikin.common.faults import reach
 
 LOST = 101  # Flower error code of a vault that cannot be reached, or of a frame that is none
 PATIENCE_S, PAUSE_S = 120.0, 1.0
@@ -58,7 +59,10 @@ def _relay(message: Message, context: Context) -> Message:
     deadline = time.monotonic() + float(context.node_config.get("patience-s", PATIENCE_S))
     while True:
         try:
-            return Message(packed(_port(context).exchange(frame)), reply_to=message)
+            reach("gateway: task received")
+            reply = _port(context).exchange(frame)
+            reach("gateway: reply received")
+            return Message(packed(reply), reply_to=message)
         except TransportFailure:
             if time.monotonic() >= deadline:
                 return Message(Error(LOST, "lost"), reply_to=message)

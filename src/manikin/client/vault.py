@@ -13,7 +13,7 @@ import json
 import threading
 from collections import Counter
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,15 @@ import torch
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from manikin.client.agreements import require_approval
 from manikin.client.anchors import Anchors
 from manikin.client.canary import answer_canary
 from manikin.client.cohort import Cohort, Hospital
 from manikin.client.egress import EgressLog
+from manikin.client.policy import Policy
 from manikin.common import frames, generators
 from manikin.common.errors import BadData, ManikinError, Misconfigured, PolicyRefusal, ProtocolViolation
+from manikin.common.faults import reach
 from manikin.common.files import write_atomically
 from manikin.common.generators import Generator, GeneratorSpec, Releasable, Trainable
 from manikin.common.images import Patient
@@ -78,6 +81,7 @@ class Vault:
             answer: Reply | Refused
             try:
                 task = frames.decode_task(frame)
+                reach("vault: task read")
                 answer = self.handle(task)
             except Exception as error:  # noqa: BLE001 (whatever happened, its text stays here)
                 answer = self._refusal(error)
@@ -110,6 +114,7 @@ class Vault:
         )
         self._counts[f"refused_{answer.code}" if isinstance(answer, Refused) else f"answered_{kind}"] += 1
         self._counts["bytes_out"] += len(content)
+        reach("vault: reply entered")
         return content
 
     def counters(self) -> dict[str, float]:
@@ -117,7 +122,10 @@ class Vault:
         spent = self.ledger.spent()
         planned = sum(plan.charged[0] for plan in spent if plan.charged)
         charged = {"plans_charged": len(spent), "steps_charged": sum(len(p.entries) for p in spent)}
-        return {**{k: float(v) for k, v in self._counts.items()}, **charged, "epsilon_planned": planned}
+        numbers = {**{k: float(v) for k, v in self._counts.items()}, **charged, "epsilon_planned": planned}
+        content = json.dumps(numbers, sort_keys=True).encode()
+        self._egress.record(kind="counters", plan="", step=-1, tensors=[], content=content, epsilon=None)
+        return numbers
 
     def handle(self, task: Task) -> Reply:
         """Do one task, or return the very reply that was given before.
@@ -168,18 +176,18 @@ class Vault:
             )
         policy = self._policy()
         if policy is not None:
-            from manikin.client.agreements import require_approval
-
-            policy.check_plan(plan, today=datetime.now(UTC).date())
+            policy.check_plan(plan, today=self._today())
             require_approval(self.folder, plan)
         task.check_signature(plan.coordinator.public_key)
 
-    def _policy(self) -> Any:
+    def _today(self) -> date:
+        """The date, or that of the last message that left if the clock was set back: a key that expired stays so."""
+        return max(datetime.now(UTC).date(), self._egress.last_date() or date.min)
+
+    def _policy(self) -> Policy | None:
         """The hospital's policy; None in an embedded run without one."""
         if self.embedded and not (self.folder / "policy.toml").exists():
             return None
-        from manikin.client.policy import Policy
-
         return Policy.load(self.folder)
 
     def _check_heads(self, plan: Plan, step: Step, task: Task) -> None:
@@ -240,10 +248,13 @@ class Vault:
         if isinstance(stage, TrainStage):
             mechanism["steps"] = len(plan.sgd_steps(step))
         reservation = self.ledger.reserve(plan.digest, task.step, task.digest, mechanism, charge=self._charge(plan))
+        reach("vault: step reserved")
         if reservation.reply is None:
             work = self._release if isinstance(stage, ReleaseStage) else self._train
             arrays = work(plan, step, task, noise)
+            reach("vault: step computed")
             self.ledger.commit(reservation, save_arrays(arrays))
+            reach("vault: step committed")
         else:
             arrays = load_arrays(reservation.reply)
         return Reply(arrays, self.cohort.name, self.ledger.head(plan.digest, task.step))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from manikin.common import generators
 from manikin.common.errors import TransportFailure
+from manikin.common.faults import reach
 from manikin.common.generators import Generator, Releasable
 from manikin.common.plan import Plan, Step
 from manikin.common.study import PretrainStage, ReleaseStage, TrainStage
@@ -80,10 +81,12 @@ class Rounds:
                 continue
             started = time.monotonic()
             kind = self._do(move)
+            reach("coordinator: move done")
             spent = self.checkpoint.seconds
             spent[kind] = spent.get(kind, 0.0) + time.monotonic() - started
             self.checkpoint.done, self.checkpoint.state = number + 1, self.generator.state()
             self.checkpoints.save(self.checkpoint)
+            reach("coordinator: checkpoint saved")
         self._complete()
         return self.generator
 
@@ -178,7 +181,9 @@ class Rounds:
         task = Task(self.plan.digest, step.index, step.action, content, arrays or {})
         federation = self.plan.study.federation
         with self.phase(self._title(step), len(self.channel.names)) as advance:
+            reach("coordinator: step to be asked")
             answers = self.channel.ask(dict.fromkeys(self.channel.names, task), deadline_s=federation.round_deadline_s)
+            reach("coordinator: step answered")
             advance(len(answers))
         missing = {name: answer.code for name, answer in answers.items() if isinstance(answer, Missing)}
         if missing:
