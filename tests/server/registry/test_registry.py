@@ -163,9 +163,18 @@ def test_a_malformed_question_is_refused(world, request_):
         decode_entry(request_)
 
 
-def test_messages_are_bounded(world):
+def test_messages_are_bounded_on_both_sides(world):
     with pytest.raises(TransportFailure, match="resource_exhausted"):
         call(world.north, PUT, bytes(MESSAGE_BYTES_MAX + 1))
+    gateway = world.north / "gateway"
+    authority, key, certificate = ((gateway / name).read_bytes() for name in ("ca.pem", "node.key", "client.pem"))
+    credentials = grpc.ssl_channel_credentials(authority, node_key_pem(key), certificate)
+    unbounded = [("grpc.max_send_message_length", -1)]
+    with grpc.secure_channel(f"127.0.0.1:{world.port}", credentials, options=unbounded) as channel:
+        for size, code in ((MESSAGE_BYTES_MAX, "PERMISSION_DENIED"), (MESSAGE_BYTES_MAX + 1, "RESOURCE_EXHAUSTED")):
+            with pytest.raises(grpc.RpcError) as refused:
+                channel.unary_unary("/manikin.Registry/Put")(bytes(size), timeout=30)
+            assert refused.value.code().name == code
 
 
 def test_an_unknown_call_is_refused(world):
