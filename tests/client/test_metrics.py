@@ -1,14 +1,13 @@
-"""The hospital's metrics: counted across processes, a closed list, and a vault that is away shows as down."""
+"""The hospital's metrics: a closed list, and a vault that is away shows as down."""
 
-import subprocess
-import sys
 import urllib.request
 
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from manikin.client.metrics import Hospital, Metered, Tally, registry_of, serve, write_textfile
+from manikin.client.metered import Metered, Tally
+from manikin.client.metrics import Hospital, registry_of, serve, write_textfile
 from manikin.common.errors import TransportFailure
 
 COUNTERS = {
@@ -43,7 +42,7 @@ def scraped(**parts):
     return shown(generate_latest(registry_of(Hospital(**parts))))
 
 
-def test_a_metered_port_counts_and_hands_on(tally):
+def test_what_a_metered_port_counted_is_shown(tally):
     port = Metered(Echo(), tally)
     assert port.exchange(b"abc") == b"abcabc"
     with pytest.raises(TransportFailure):
@@ -55,25 +54,6 @@ def test_a_metered_port_counts_and_hands_on(tally):
     assert values["manikin_gateway_failures_total", "transport-failure"] == 1
     assert values["manikin_gateway_seconds_total",] >= 0
     assert values["manikin_gateway_last_message_timestamp_seconds",] > 1e9
-
-
-ADDS = """
-import sys; from pathlib import Path; from manikin.client.metrics import Tally
-for _ in range(50): Tally(Path(sys.argv[1])).add(messages=1)
-"""
-
-
-def test_processes_add_to_one_tally_side_by_side(tally):
-    running = [subprocess.Popen([sys.executable, "-c", ADDS, str(tally.path)]) for _ in range(2)]
-    assert [process.wait(60) for process in running] == [0, 0]
-    assert tally.read()["messages"] == 100
-
-
-def test_a_torn_tally_begins_again_and_an_unwritable_one_costs_no_message(tally, tmp_path):
-    tally.path.write_bytes(b"{")
-    tally.add(messages=1)
-    assert tally.read()["messages"] == 1
-    assert Metered(Echo(), Tally(tmp_path / "nowhere" / "x.json")).exchange(b"a") == b"aa"
 
 
 def test_the_vaults_counters_are_a_closed_list(tally):

@@ -81,7 +81,11 @@ def test_the_vault_has_no_network_and_shares_only_the_sockets_folder(systemd):
     assert (vault["RuntimeDirectory"], vault["RuntimeDirectoryMode"]) == ("manikin", "0750")
     assert vault["Group"] == gateway["Group"] == "manikin"
     assert vault["User"] != gateway["User"]
-    assert "-/var/lib/manikin/vault" in gateway["InaccessiblePaths"].split()
+    for name in ("manikin-gateway.service", "manikin-metrics-hospital.service"):
+        service = unit(systemd, name)
+        seen = f"{service.get('BindPaths', '')} {service.get('BindReadOnlyPaths', '')}".split()
+        assert service["TemporaryFileSystem"] == "/var/lib/manikin:ro"
+        assert all(path.startswith("/var/lib/manikin/vault/gateway") for path in seen)
 
 
 @needs_systemd

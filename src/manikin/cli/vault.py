@@ -44,7 +44,9 @@ def _command(hospital: Path, path: Path) -> list[str]:
 
 
 def _serve(hospital: Path, path: Path) -> NoReturn:
+    from manikin.client.metered import Logged
     from manikin.client.service.server import VaultService, claim, serve
+    from manikin.common.logs import open_log, take_over
 
     os.umask(0o077)  # whatever the vault writes is its own
     with claim(path):
@@ -53,7 +55,8 @@ def _serve(hospital: Path, path: Path) -> NoReturn:
         from manikin.client.vault import Vault
 
         torch.set_num_threads(1)
-        vault = Vault(hospital)
-        serve(VaultService(vault, path), ready=lambda: say(f"{vault.cohort.name}: listening at {path}"))
+        vault, log = Vault(hospital), open_log("vault")
+        take_over(log)
+        serve(VaultService(Logged(vault, log), path), ready=lambda: say(f"{vault.cohort.name}: listening at {path}"))
         say("Ended; what was begun is in the ledger.")
         os._exit(0)  # a step under way is not waited for: asked again, it gives the same bytes

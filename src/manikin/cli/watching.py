@@ -28,13 +28,14 @@ def hospital_metrics(
 ) -> None:
     """Show the gateway's traffic and the vault's few counters to Prometheus; nothing that a patient moves."""
     from manikin.client import metrics
+    from manikin.client.metered import TALLY, Tally
     from manikin.client.service import SocketPort
 
     counters = SocketPort(socket, connect_s=CONNECT_S).counters
     if textfile is not None:
         metrics.write_textfile(textfile, counters())
         return say(f"Written: {textfile}")
-    tally = metrics.Tally(gateway / "home" / metrics.TALLY)
+    tally = Tally(gateway / "home" / TALLY)
     registry = metrics.registry_of(metrics.Hospital(tally=tally, counters=counters))
     host, port = _address(listen)
     _until_told(*metrics.serve(registry, port, host), host)

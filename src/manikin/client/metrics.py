@@ -1,108 +1,30 @@
 """What a hospital shows to Prometheus: the gateway's traffic, and the few counters that its vault gives.
 
 A closed list: a number that the vault gives under another name is not shown. Nothing here is moved by a patient but
-elapsed seconds, which whoever watches the line sees anyway (docs/not-protected.md, side channels). The gateway's
-messages are each relayed by a process of its own, so their counts are added up in a file.
+elapsed seconds, which whoever watches the line sees anyway (docs/not-protected.md, side channels).
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import math
-import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from manikin.client.metered import FAILURES, Tally
 from manikin.common.errors import ManikinError
 from manikin.common.files import write_atomically
 
-TALLY = "relayed.json"  # in the gateway's FLWR_HOME, which every process of the gateway knows
 ACTIONS = ("open", "release", "train", "audit", "canary")
 REFUSALS = ("protocol-violation", "policy-refusal", "unavailable")
-FAILURES = ("transport-failure", "protocol-violation", "misconfigured", "error")
 VAULT = "manikin_vault"
 GATEWAY = "manikin_gateway"
 
 Counters = Callable[[], Mapping[str, float]]
-
-
-class Port(Protocol):
-    """Anything that takes a frame and gives one back."""
-
-    def exchange(self, frame: bytes) -> bytes: ...
-
-
-class Tally:
-    """Sums that several processes add to, in one small file.
-
-    Args:
-        path: the file; made when something is first added.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> dict[str, float]:
-        """The sums; nothing if the file is missing or torn."""
-        try:
-            raw = json.loads(self.path.read_bytes())
-            return {str(name): float(value) for name, value in raw.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
-            return {}
-
-    def add(self, **numbers: float) -> None:
-        """Add to the sums. A disk that is full costs a count, never a message."""
-        with contextlib.suppress(OSError, ManikinError), self._locked():
-            sums = self.read()
-            for name, number in numbers.items():
-                sums[name] = sums.get(name, 0.0) + number
-            sums["last"] = time.time()
-            write_atomically(self.path, json.dumps(sums, sort_keys=True).encode(), mode=0o600)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
-
-class Metered:
-    """A port that counts what goes through another one; it looks into no frame.
-
-    Args:
-        port: the vault's socket.
-        tally: where the sums are kept.
-    """
-
-    def __init__(self, port: Port, tally: Tally) -> None:
-        self._port, self._tally = port, tally
-
-    def exchange(self, frame: bytes) -> bytes:
-        """Hand the frame on, and count it; whatever the other port raises passes."""
-        started = time.monotonic()
-        counts = {"messages": 1.0, "to_vault": float(len(frame))}
-        try:
-            answer = self._port.exchange(frame)
-            counts["from_vault"] = float(len(answer))
-            return answer
-        except Exception as error:
-            code = error.code if isinstance(error, ManikinError) and error.code in FAILURES else "error"
-            counts[f"failed {code}"] = 1.0
-            raise
-        finally:
-            self._tally.add(seconds=time.monotonic() - started, **counts)
 
 
 class Hospital:
