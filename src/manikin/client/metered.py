@@ -1,7 +1,7 @@
 """Ports around a port: at the gateway one that counts what goes through, at the vault one that logs it.
 
-Neither looks into a frame. Each of the gateway's messages is relayed by a process of its own, so counts are added up in a file. Standard library
-only: such a process lives for one message.
+Neither looks into a frame. Each of the gateway's messages is relayed by a process of its own, so counts are added up in
+a file. Standard library only: such a process lives for one message.
 """
 
 from __future__ import annotations
