@@ -53,7 +53,7 @@ def test_a_gateway_that_lacks_a_part_is_not_started(folder, name):
 
 def test_a_key_that_everybody_can_read_is_not_used(folder):
     (folder / "node.key").chmod(0o644)
-    with pytest.raises(Misconfigured, match="node.key"):
+    with pytest.raises(Misconfigured, match=r"node\.key"):
         Gateway.open(folder)
 
 
