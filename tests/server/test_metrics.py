@@ -13,10 +13,11 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from manikin.common.agreements import PlanDocument, write
+from manikin.common.errors import TransportFailure
 from manikin.common.keys import SigningKey
 from manikin.common.plan import Party, Plan
 from manikin.common.study import parse_study
-from manikin.server import rounds
+from manikin.server import networked, rounds
 from manikin.server.channel import Missing
 from manikin.server.checkpoints import Checkpoint, Checkpoints
 from manikin.server.metrics import OTHER, phase_of, read_runs, registry_of, serve
@@ -101,6 +102,30 @@ def test_how_a_run_ends(tmp_path, run):
     values = scraped(tmp_path)
     assert values["manikin_run_audit", "kept"] == 1
     assert not any(key[0] == "manikin_run_error" for key in values)
+
+
+def test_a_run_tells_bytes_and_who_missed_what_as_it_goes(tmp_path, run, plan, monkeypatch):
+    """`conduct` itself, over hospitals that never answer: the first quorum is missed."""
+
+    class Silent:
+        names, bytes_in, bytes_out = ("north", "south"), 0, 11
+
+        def ask(self, tasks, *, deadline_s):
+            self.bytes_out += 100
+            return {"north": Missing("deadline"), "south": Missing("policy-refusal")}
+
+    (run / "nodes.json").write_text("{}")
+    keys = type("Keys", (), {"signing_key": None})
+    monkeypatch.setattr(networked.Coordinator, "open", lambda _: keys)
+    monkeypatch.setattr(networked, "load_plan", lambda *_: plan)
+    monkeypatch.setattr(networked, "require_approvals", lambda *_: ())
+    with pytest.raises(TransportFailure):
+        networked.conduct(run, lambda *_: Silent())
+    values = scraped(tmp_path)
+    assert values["manikin_run_error", "transport-failure"] == 1
+    assert values["manikin_run_bytes_total", "out"] == 111
+    assert values["manikin_run_missed_total", "north", "deadline"] == 1
+    assert values["manikin_run_refusals_total", "policy-refusal"] == 1
 
 
 def test_words_that_are_not_listed_are_other(tmp_path, run):

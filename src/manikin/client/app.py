@@ -7,6 +7,7 @@ away for a moment is asked again, since the same frame gets the same answer.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -87,9 +88,11 @@ def _port(context: Context) -> Port:
 
 def _open_port(where: str, *, socket: bool) -> Port:
     if socket:
+        from manikin.client.metered import TALLY, Metered, Tally
         from manikin.client.service import SocketPort
 
-        return SocketPort(Path(where))
+        home = Path(os.environ.get("FLWR_HOME", "."))  # the gateway's own folder, in every process that Flower starts
+        return Metered(SocketPort(Path(where)), Tally(home / TALLY))
     from manikin.client.vault import Vault
 
     return Vault(Path(where), embedded=True)

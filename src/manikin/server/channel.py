@@ -17,9 +17,11 @@ class Missing:
 
 
 class Channel(Protocol):
-    """Hospitals by name, in a fixed order."""
+    """Hospitals by name, in a fixed order; and the bytes of frames that came from them and went to them."""
 
     names: tuple[str, ...]
+    bytes_in: int
+    bytes_out: int
 
     def ask(self, tasks: Mapping[str, Task], *, deadline_s: float) -> dict[str, Reply | Missing]:
         """One answer for each hospital asked; never raises for a hospital's sake."""

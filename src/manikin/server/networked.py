@@ -35,16 +35,18 @@ class Status:
     """`status.json` of a run folder, replaced at each change.
 
     state: "running", "finished" or "failed"; phase: what is being done; attendance: for each step, who missed it and
-    why; seconds: by phase; error: what, why and next step of a failure; release: the bundle.
+    why; seconds: by phase; bytes: of frames, in and out; error: what, why and next step of a failure; release: the
+    bundle. `also` gives what is true at each change, whatever the change is.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self.also: Callable[[], dict[str, Any]] = dict
         self._content: dict[str, Any] = {"state": "running", "phase": "", "seconds": {}, "attendance": {}}
 
     def update(self, **changes: Any) -> None:
         """Change some entries and write."""
-        self._content |= changes
+        self._content |= self.also() | changes
         write_atomically(self._file, json.dumps(self._content, sort_keys=True).encode())
 
     @contextlib.contextmanager
@@ -77,9 +79,13 @@ def conduct(folder: Path, open_channel: OpenChannel) -> None:
         plan = load_plan(home, folder.parent.name)
         channel = open_channel(_nodes(folder), require_approvals(home, plan), home.signing_key)
         rounds = Rounds(plan, channel, Checkpoints(folder, plan.digest), phase=status.phase)
+        status.also = lambda: {
+            "attendance": rounds.checkpoint.attendance,
+            "bytes": {"in": channel.bytes_in, "out": channel.bytes_out},
+        }
         if (folder / "canary").exists():
             rounds.canary()
-            status.update(state="finished", phase="", attendance=rounds.checkpoint.attendance)
+            status.update(state="finished", phase="")
             return
         _run(rounds, plan, folder, home.signing_key, status)
     except ManikinError as error:
@@ -103,7 +109,6 @@ def _run(rounds: Rounds, plan: Plan, folder: Path, key: SigningKey, status: Stat
     status.update(
         state="finished",
         phase="",
-        attendance=rounds.checkpoint.attendance,
         release=str(bundle),
         trust=str(trust),
         epsilon=spent.value,
