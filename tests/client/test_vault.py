@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 import sqlite3
+from datetime import date, datetime
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from manikin.client.cohort import Hospital
 from manikin.client.vault import Vault
 from manikin.common import frames, generators
-from manikin.common.errors import BadData, PolicyRefusal, ProtocolViolation
+from manikin.common.errors import BadData, PolicyRefusal, ProtocolViolation, StorageFailure
 from manikin.common.keys import SigningKey
 from manikin.common.plan import Party, Plan
 from manikin.common.study import parse_study
@@ -244,6 +245,38 @@ def test_a_canary_brings_zeros_and_touches_no_ledger(vault, plan):
     assert same(reply.arrays, {"w": np.zeros((3, 2), np.float32)})
     assert not vault.ledger.spent()
     reply.check_signature(Hospital.open(vault.folder).signing_key.public_key, asked)
+
+
+def test_an_edited_ledger_takes_part_in_nothing(vault, plan):
+    vault.handle(release_task(plan))
+    with contextlib.closing(sqlite3.connect(vault.folder / "ledger.sqlite")) as db, db:
+        db.execute("UPDATE event SET epsilon = epsilon / 2 WHERE epsilon IS NOT NULL")
+    with pytest.raises(StorageFailure, match="does not hold"):
+        Vault(vault.folder, embedded=True)
+
+
+def test_after_a_roll_back_other_weights_get_other_noise(vault, plan, tmp_path):
+    first = release_task(plan)
+    name = next(n for n, a in first.arrays.items() if a.dtype == np.float32 and a.size)
+    other = changed(first, arrays={**first.arrays, name: first.arrays[name] + np.float32(1e-3)})
+    one = vault.handle(first).arrays["sum"]
+    for file in vault.folder.glob("ledger.sqlite*"):
+        file.unlink()
+    two = Vault(vault.folder, embedded=True).handle(other).arrays["sum"]
+    noise = plan.noise_multipliers[1] * generators.create(plan.release_spec(plan.study.stage[1])).norm_bound
+    assert (one - two).std() == pytest.approx(noise * 2**0.5, rel=0.5)
+
+
+def test_an_expired_key_stays_expired_when_the_clock_is_set_back(vault, monkeypatch):
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2030, 1, 1, tzinfo=tz)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("manikin.client.egress.datetime", Later)
+        vault.exchange(b"rubbish")
+    assert vault._today() == date(2030, 1, 1)
 
 
 class TestHeads:

@@ -27,9 +27,17 @@ from manikin.client.anchors import Anchors
 from manikin.client.canary import answer_canary
 from manikin.client.cohort import Cohort, Hospital
 from manikin.client.egress import EgressLog
+from manikin.client.enrolment import former_keys
 from manikin.client.policy import Policy
 from manikin.common import frames, generators
-from manikin.common.errors import BadData, ManikinError, Misconfigured, PolicyRefusal, ProtocolViolation
+from manikin.common.errors import (
+    BadData,
+    ManikinError,
+    Misconfigured,
+    PolicyRefusal,
+    ProtocolViolation,
+    StorageFailure,
+)
 from manikin.common.faults import reach
 from manikin.common.files import write_atomically
 from manikin.common.generators import Generator, GeneratorSpec, Releasable, Trainable
@@ -66,12 +74,21 @@ class Vault:
         self.cohort = Cohort.open(folder)
         self._key = Hospital.open(folder).signing_key
         self.ledger = Ledger(folder / "ledger.sqlite", hospital=self.cohort.name, signer=self._key)
+        self._check_books(former_keys(folder))
         self._egress = EgressLog(folder / "egress.sqlite", signer=self._key)
         self._anchors = Anchors(folder / "anchors", self.ledger, self.cohort.name)
         self._plans: dict[str, Plan] = {}
         self._patients: dict[str, dict[str, list[Patient]]] = {}
         self._counts: Counter[str] = Counter()
         self._one_at_a_time = threading.Lock()
+
+    def _check_books(self, former: tuple[bytes, ...]) -> None:
+        """A ledger that was edited takes part in nothing."""
+        found = self.ledger.verify(self._key.public_key, former_keys=former)
+        if not found.holds:
+            raise StorageFailure(
+                "The ledger does not hold.", found.problems[0], "Restore it; see `manikin hospital ledger --verify`."
+            )
 
     def exchange(self, frame: bytes) -> bytes:
         """Answer one frame; never raises. What leaves is entered in the egress log first."""
@@ -122,7 +139,7 @@ class Vault:
         spent = self.ledger.spent()
         planned = sum(plan.charged[0] for plan in spent if plan.charged)
         charged = {"plans_charged": len(spent), "steps_charged": sum(len(p.entries) for p in spent)}
-        numbers = {**{k: float(v) for k, v in self._counts.items()}, **charged, "epsilon_planned": planned}
+        numbers = {**{k: float(v) for k, v in dict(self._counts).items()}, **charged, "epsilon_planned": planned}
         content = json.dumps(numbers, sort_keys=True).encode()
         self._egress.record(kind="counters", plan="", step=-1, tensors=[], content=content, epsilon=None)
         return numbers
@@ -193,8 +210,8 @@ class Vault:
     def _check_heads(self, plan: Plan, step: Step, task: Task) -> None:
         charged = [s.index for s in plan.steps() if s.action in ("release", "train") and s.index < step.index]
         before = charged[-1] if charged else None
-        own = [e.request for p in self.ledger.spent() if p.plan == plan.digest for e in p.entries if e.step == before]
-        self._anchors.check(plan, task.parameters.get("heads"), before=before, own_request=own[0] if own else None)
+        own = self.ledger.request(plan.digest, before) if before is not None else None
+        self._anchors.check(plan, task.parameters.get("heads"), before=before, own_request=own)
 
     def _check_budget(self, plan: Plan) -> None:
         spent = plan_epsilon(plan).value

@@ -17,8 +17,6 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from dp_accounting.pld import privacy_loss_distribution
-from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.integrate import IntegrationWarning
 from scipy.special import log_ndtr, ndtr
 
@@ -29,6 +27,8 @@ History = list[tuple[float, float, int]]
 
 def by_pld(history: History, delta: float, *, precision: float = 1e-4) -> float:
     """Upper bound by privacy loss distributions, on a mesh fine against both ε and the loss of one step."""
+    from dp_accounting.pld import privacy_loss_distribution
+
     step_loss = min(rate / noise for noise, rate, _ in history)
     width = max(10 / noise + noise**-2 for noise, _, _ in history)
     mesh = max(min(precision * by_central_limit(history, delta), 500 * precision * step_loss), width / _MESH_CELLS)
@@ -43,6 +43,8 @@ def by_pld(history: History, delta: float, *, precision: float = 1e-4) -> float:
 
 def by_opacus(history: History, delta: float) -> tuple[float, str]:
     """Upper bound by PRV where it works, else by RDP: for large ε or tiny δ, PRV's mesh fails."""
+    from opacus.accountants import PRVAccountant  # brings torch, which who only reads a ledger need not wait for
+
     accountant = PRVAccountant()
     accountant.history = list(history)
     error = min(max(3e-3 * by_central_limit(history, delta), 2e-4), 1e-2)
@@ -58,6 +60,8 @@ def by_opacus(history: History, delta: float) -> tuple[float, str]:
 
 def by_rdp(history: History, delta: float) -> float:
     """Upper bound by Rényi divergences, up to a tenth above the others; infinite where they overflow."""
+    from opacus.accountants import RDPAccountant
+
     accountant = RDPAccountant()
     accountant.history = list(history)
     try:
