@@ -14,6 +14,7 @@ from manikin import __version__
 from manikin.common.errors import ManikinError, StorageFailure
 
 INTERRUPTED_EXIT_CODE = 100
+CLICK_INTERRUPTED = 130  # what typer gives back after Ctrl-C inside a command
 
 
 def build() -> typer.Typer:
@@ -61,6 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     try:
         code = build()(arguments, standalone_mode=False)
+        if code == CLICK_INTERRUPTED:
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Abort:
         code = INTERRUPTED_EXIT_CODE

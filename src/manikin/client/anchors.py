@@ -71,7 +71,9 @@ class Anchors:
 
     def _keep(self, party: Party, facts: LedgerHead, head: str) -> None:
         file = self.folder / f"{party.key}.json"
-        held = json.loads(file.read_bytes()) if file.exists() else {"hashes": {}, "newest": 0, "head": ""}
+        held: dict[str, Any] = {"hashes": {}, "newest": 0, "head": ""}
+        if file.exists():
+            held = json.loads(file.read_bytes())
         known = held["hashes"].setdefault(str(facts.sequence), facts.hash)
         if known != facts.hash:
             raise _refused(f"The ledger of {party.name!r} tells two histories.")

@@ -73,8 +73,9 @@ class Vault:
         self.folder, self.embedded = folder, embedded
         self.cohort = Cohort.open(folder)
         self._key = Hospital.open(folder).signing_key
-        self.ledger = Ledger(folder / "ledger.sqlite", hospital=self.cohort.name, signer=self._key)
-        self._check_books(former_keys(folder))
+        former = former_keys(folder)
+        self.ledger = Ledger(folder / "ledger.sqlite", hospital=self.cohort.name, signer=self._key, former_keys=former)
+        self._check_books(former)
         self._egress = EgressLog(folder / "egress.sqlite", signer=self._key)
         self._anchors = Anchors(folder / "anchors", self.ledger, self.cohort.name)
         self._plans: dict[str, Plan] = {}

@@ -1,7 +1,7 @@
 """Named points at which a test may kill the process, to see that nothing is lost and nothing is done twice.
 
-Set MANIKIN_KILL_AT to a point's name, and the process kills itself there as `kill -9` would: no clean-up, no flush. With
-MANIKIN_KILL_ONCE naming a file, only while that file is absent; it is made first, so that a restarted process goes on.
+Set MANIKIN_KILL_AT to a point's name, and the process kills itself there as `kill -9` would: no clean-up, no flush.
+With MANIKIN_KILL_ONCE naming a file, only while that is absent; it is made first, so that a restarted process goes on.
 Whoever can set a process's environment can kill it anyway. Without the variable a point costs one dictionary look-up.
 """
 

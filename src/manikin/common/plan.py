@@ -40,7 +40,7 @@ class Party:
     key: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not isinstance(self.key, str) or not _KEY.fullmatch(self.key):
+        if not self.name or not _KEY.fullmatch(self.key):
             raise ProtocolViolation(
                 "A plan was refused.", "A party has no name or no key of 64 hex digits.", "Ask for the plan again."
             )
@@ -107,8 +107,8 @@ class Plan:
                 parse_study(raw["study"]),
                 tuple(None if noise is None else float(noise) for noise in raw["noise_multipliers"]),
                 str(raw["code_version"]),
-                Party(**raw["coordinator"]) if raw.get("coordinator") else None,
-                tuple(Party(**party) for party in raw.get("participants", ())),
+                _party(raw["coordinator"]) if raw["coordinator"] else None,
+                tuple(_party(party) for party in raw["participants"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ProtocolViolation("A plan was refused.", f"It lacks {error}.", "Ask for the plan again.") from None
@@ -164,3 +164,7 @@ class Plan:
     def _spec(self, family: str, options: dict[str, Any]) -> GeneratorSpec:
         data = self.study.data
         return GeneratorSpec(family, len(data.channels), data.shape, data.labels, options)
+
+
+def _party(raw: dict[str, Any]) -> Party:
+    return Party(str(raw["name"]), str(raw["key"]))

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from manikin.common.errors import BudgetExhausted, Misconfigured
@@ -33,6 +34,7 @@ NOISE_MIN, NOISE_MAX = 0.1, 1000.0  # below, hardly a guarantee; above, hardly a
 STEPS_MAX = 100_000
 CLOSENESS = 0.01  # a calibrated ε lies within this share below its target
 _CORRECTIONS = 8
+_REMEMBERED = 64  # answers take seconds, and the same plan is asked about again and again
 
 
 def _require(condition: bool, what: str) -> None:
@@ -128,7 +130,7 @@ def epsilon(mechanisms: Sequence[Mechanism], *, delta: float, multiplicity: int 
         Misconfigured: δ or the multiplicity is out of range.
     """
     _check_target(delta, multiplicity)
-    return _by_both(_history(mechanisms, multiplicity), delta)
+    return _by_both(tuple(_history(mechanisms, multiplicity)), delta)
 
 
 def _history(mechanisms: Sequence[Mechanism], multiplicity: int) -> History:
@@ -140,7 +142,9 @@ def _history(mechanisms: Sequence[Mechanism], multiplicity: int) -> History:
     return [(noise, rate, count) for (noise, rate), count in sorted(steps.items())]
 
 
-def _by_both(history: History, delta: float) -> Epsilon:
+@lru_cache(maxsize=_REMEMBERED)
+def _by_both(mechanisms: tuple[tuple[float, float, int], ...], delta: float) -> Epsilon:
+    history = list(mechanisms)
     if not history:
         return Epsilon(0.0, 0.0, 0.0, "prv")
     pld = by_pld(history, delta)
@@ -170,6 +174,13 @@ def calibrate(requests: Sequence[Request], *, epsilon: float, delta: float, mult
     _check_target(delta, multiplicity)
     _require(math.isfinite(epsilon) and epsilon > 0, f"ε must be positive, not {epsilon}.")
     _require(bool(requests), "There is no mechanism to calibrate.")
+    return list(_calibrated(tuple(requests), epsilon, delta, multiplicity))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _calibrated(
+    requests: tuple[Request, ...], epsilon: float, delta: float, multiplicity: int
+) -> tuple[Mechanism, ...]:
     total = math.fsum(request.share for request in requests)
     alone = [
         _scale([Mechanism(1.0, r.sample_rate, r.steps)], epsilon * r.share / total, delta, multiplicity)[0]
@@ -178,9 +189,9 @@ def calibrate(requests: Sequence[Request], *, epsilon: float, delta: float, mult
     aim = (1 - CLOSENESS / 2) * epsilon
     for _ in range(_CORRECTIONS):
         mechanisms = _scale(alone, aim, delta, multiplicity)
-        reached = _by_both(_history(mechanisms, multiplicity), delta).value
+        reached = _by_both(tuple(_history(mechanisms, multiplicity)), delta).value
         if (1 - CLOSENESS) * epsilon <= reached <= epsilon:
-            return mechanisms
+            return tuple(mechanisms)
         aim *= (1 - CLOSENESS / 2) * epsilon / reached
     raise BudgetExhausted(
         f"No noise level was found for ε = {epsilon:g}.", "The accountants disagree there.", "Choose another ε."

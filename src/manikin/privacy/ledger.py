@@ -144,13 +144,22 @@ class Ledger:
         path: the sqlite file; created, readable by its owner only, if absent.
         hospital: its name, as the heads say it.
         signer: the hospital's key; without it there are no heads, and `verify` will not hold.
+        former_keys: keys that it had before, whose heads may be held elsewhere.
 
     Raises:
         StorageFailure: the file cannot be written, or is not a ledger.
     """
 
-    def __init__(self, path: Path, *, hospital: str = "", signer: SigningKey | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        hospital: str = "",
+        signer: SigningKey | None = None,
+        former_keys: Sequence[bytes] = (),
+    ) -> None:
         self.path, self.hospital, self._signer = path, hospital, signer
+        self._former_keys = tuple(former_keys)
         self._database = Database(path, SCHEMA, name="ledger")
         with self._database.transaction() as db:
             self._take_over(db)
@@ -267,7 +276,7 @@ class Ledger:
         Raises:
             ProtocolViolation: this ledger does not contain it, or it is not signed by this ledger's key.
         """
-        keys = [self._signer.public_key] if self._signer else []
+        keys = [*self._former_keys, self._signer.public_key] if self._signer else []
         with self._database.transaction("DEFERRED") as db:
             problem = missing(db, envelope, keys)
         if problem:
