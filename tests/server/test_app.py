@@ -99,3 +99,22 @@ def test_an_array_beyond_the_bound_is_refused_before_anything_is_done_with_it(mo
     monkeypatch.setattr(frames, "FRAME_BYTES_MAX", 5000)
     answer, _ = ask(lambda task: honest(task) + bytes(6000))
     assert answer == Missing("malformed")
+
+
+def test_a_hospital_that_never_connected_is_asked_again_and_then_lost_without_holding_up_the_others(monkeypatch):
+    refusals = []
+
+    class Fresh(Grid):
+        def _push(self, message):
+            if message.metadata.dst_node_id == 8:
+                refusals.append(message)
+                return None  # what Flower's SuperLink answers for a node that was never online
+            return super()._push(message)
+
+    parties = [Party("north", NORTH.public_key.hex()), Party("south", NORTH.public_key.hex())]
+    grid = Fresh(lambda task: honest(task))
+    channel = GridChannel(grid, {7: "north", 8: "south"}, parties, COORDINATOR, poll_s=0.001)
+    answers = channel.ask({"north": TASK, "south": TASK}, deadline_s=5)
+    assert isinstance(answers["north"], Reply)
+    assert answers["south"] == Missing("lost")
+    assert len(refusals) == module.ATTEMPTS
