@@ -83,13 +83,15 @@ def test_a_run_under_way(tmp_path, run, plan):
     assert "stranger" not in str(values)
 
 
-def test_a_canary_charges_nothing(tmp_path, run, plan):
-    Status(run / "status.json").update(state="running")
-    Checkpoints(run, plan.digest).save(Checkpoint(done=1, state={"w": torch.zeros(3)}))
-    assert scraped(tmp_path)["manikin_run_epsilon_charged",] == 8
-    (run / "checkpoint.safetensors").unlink()
-    (run / "canary").touch()
-    assert scraped(tmp_path)["manikin_run_epsilon_charged",] == 0
+@pytest.mark.parametrize(
+    ("title", "charged"),
+    [("Hospitals check the plan", 0), ("Hospitals answer a canary", 0), ("Hospitals release one", 8)],
+)
+def test_nothing_is_charged_before_a_charged_step_is_asked(tmp_path, run, title, charged):
+    status = Status(run / "status.json")
+    with status.phase(title, None):
+        assert scraped(tmp_path)["manikin_run_epsilon_charged",] == charged
+    assert scraped(tmp_path)["manikin_run_epsilon_charged",] == charged
 
 
 def test_how_a_run_ends(tmp_path, run):

@@ -75,9 +75,9 @@ class Run:
         state: one of `STATES`.
         changed: when status.json was last written, in Unix seconds; 0 if never.
         done: moves that are finished.
+        phase: the one under way; "" if there is none.
         phases: seconds that each phase took, each time.
         attendance: for each step that someone missed, who did and the code of the reason.
-        canary: the run is a canary round, which costs nothing.
         bytes_in, bytes_out: bytes of frames, from and to hospitals.
         online: hospitals whose gateway is connected.
         error: code of a failure; "" if there is none.
@@ -92,9 +92,9 @@ class Run:
     state: str = "proposed"
     changed: float = 0.0
     done: int = 0
+    phase: str = ""
     phases: Mapping[str, list[float]] = field(default_factory=dict)
     attendance: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
-    canary: bool = False
     bytes_in: float = 0.0
     bytes_out: float = 0.0
     online: tuple[str, ...] = ()
@@ -103,9 +103,8 @@ class Run:
 
     @property
     def charged(self) -> bool:
-        """Whether hospitals may have charged the plan's ε: its first charged step may have been asked."""
-        first = next((n for n, kind in enumerate(self.moves) if kind in CHARGED), len(self.moves))
-        return self.state != "proposed" and self.done >= first and not (self.canary and self.done == 0)
+        """Whether hospitals may have charged the plan's ε: one of its charged steps was asked."""
+        return any(kind in CHARGED for kind in (*self.moves[: self.done], *self.phases, self.phase))
 
     def missed(self) -> Counter[tuple[str, str]]:
         """How many steps each hospital missed, by (hospital, code); 0 for what is usual and did not happen.
@@ -150,9 +149,9 @@ def _read_run(file: Path) -> Run:
         state=state if state in STATES else OTHER,
         changed=(run / "status.json").stat().st_mtime if status else 0.0,
         done=int(head.get("done", 0)),
+        phase=phase_of(str(status["phase"])) if status.get("phase") else "",
         phases=_phases(status.get("seconds", {})),
         attendance=_attendance({**head.get("attendance", {}), **status.get("attendance", {})}, hospitals),
-        canary=(run / "canary").exists(),
         bytes_in=float(traffic.get("in", 0)),
         bytes_out=float(traffic.get("out", 0)),
         online=tuple(name for name in _json(run / "link.json").get("online", ()) if name in hospitals),
