@@ -9,6 +9,7 @@ import pytest
 
 from manikin.common import generators
 from manikin.common.errors import BadData, Misconfigured, VerificationFailed
+from manikin.common.keys import SigningKey
 from manikin.common.study import parse_study
 from manikin.server.planning import propose
 from manikin.server.releasing import release
@@ -23,7 +24,13 @@ def published(tmp_path, study_dict):
     generator = generators.create(plan.generator_spec())
     created = "2026-01-02T03:04:05+00:00"
     return release(
-        tmp_path / "run", plan=plan, generator=generator, hospitals=2, created=created, audit_statement="None."
+        tmp_path / "run",
+        plan=plan,
+        generator=generator,
+        hospitals=2,
+        created=created,
+        audit_statement="None.",
+        key=SigningKey.generate(),
     )[:2]
 
 
