@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test test-slow check bench install clean
+.PHONY: demo test test-slow check bench bench-network install clean
 
 demo: install
 	$(BIN)/manikin demo --out demo
@@ -26,7 +26,10 @@ check: install
 	$(BIN)/lint-imports
 
 bench: install
-	$(BIN)/python benchmarks/utility.py
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/utility.py
+
+bench-network: install
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/network.py
 
 install: $(VENV)/installed
 
