@@ -28,7 +28,6 @@ COLUMNS = (
     "runs",
     "audits",
     "s a run",
-    "commit",
 )
 Line = dict[str, Any]
 
