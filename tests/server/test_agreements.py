@@ -98,7 +98,21 @@ def test_keys_are_never_overwritten(coordinator, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "address", "registry"),
-    [("../x", "h:1", ""), ("", "h:1", ""), ("Study", "h", ""), ("Study", "h:1", "h"), ("Study", "h:1/x", "")],
+    [
+        ("../x", "h:1", ""),
+        ("", "h:1", ""),
+        ("Study", "h", ""),
+        ("Study", "h:1", "h"),
+        ("Study", "h:1/x", ""),
+        ("Study", "127.0.0.1:99999", ""),
+        ("Study", "h:0", ""),
+        ("Study", "..:443", ""),
+        ("Study", "-h:443", ""),
+        ("Study", "1.2.3.456:443", ""),
+        ("Study", "[:::1:]:443", ""),
+        ("Study", "h:1", "h:65536"),
+        ("Study", "h:1", "..:443"),
+    ],
 )
 def test_a_name_or_address_that_is_none_leaves_nothing_behind(tmp_path, name, address, registry):
     with pytest.raises(Misconfigured):

@@ -16,6 +16,7 @@ the fingerprint that it read out, or by the key that was accepted before.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import secrets
@@ -34,6 +35,7 @@ from manikin.common.documents import canonical_json
 from manikin.common.errors import Misconfigured, PolicyRefusal, VerificationFailed
 from manikin.common.files import write_atomically
 from manikin.common.keys import SigningKey, matches
+from manikin.common.processes import split_address
 
 if TYPE_CHECKING:
     from manikin.common.plan import Party, Plan
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 SUFFIX = ".dsse.json"
 _HEX = re.compile("[0-9a-f]{64}")
+_HOST = re.compile(r"(?:(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.|$))+")
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ def create_coordinator(folder: Path, name: str, address: str, registry: str = ""
         StorageFailure: the disk is full or not writable.
     """
     _refuse_taken(folder)
+    for place in filter(None, (address, registry)):
+        _check_address(place)
     key, reviewer, authority = SigningKey.generate(), new_reviewer_key(), Authority.create(name)
     try:
         card = Card(
@@ -375,6 +380,18 @@ def _refuse_taken(folder: Path) -> None:
         raise Misconfigured(
             f"{folder} is not empty.", "Keys are never overwritten.", "Give the path of a new or empty folder."
         )
+
+
+def _check_address(address: str) -> None:
+    """A port that exists, and a host that is an IP address or a name."""
+    host, _ = split_address(address)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if ":" in host or host.replace(".", "").isdigit() or not _HOST.fullmatch(host):
+            raise Misconfigured(
+                f"{address!r} is no address.", f"{host!r} is no host's name or IP address.", "Correct the address."
+            ) from None
 
 
 def _not_enrolled(enrolment: Enrolment, why: str) -> VerificationFailed:

@@ -27,8 +27,8 @@ class World:
     """A coordinator with its registry, and two hospitals that have a line to it."""
 
     def __init__(self, folder):
-        self.coordinator = create_coordinator(folder / "study", "Study", "127.0.0.1:1", "127.0.0.1:0")
-        self.server, self.port = serve(self.coordinator)
+        self.coordinator = create_coordinator(folder / "study", "Study", "127.0.0.1:1", "127.0.0.1:1")
+        self.server, self.port = serve(self.coordinator, "127.0.0.1:0")
         self.north, self.south = (self._hospital(folder / name, name) for name in ("north", "south"))
 
     def _hospital(self, folder, name):
