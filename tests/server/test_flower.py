@@ -239,11 +239,21 @@ def test_only_nodes_of_the_study_may_call_and_only_with_their_key(line, serving,
     stranger = new_node_key().public.decode()
     status, key = call(stranger)
     assert status == 401
-    assert Guard(None, FLEET_PATHS, [])._refusal("/v1/fleet/pull-messages", {}) == 401
+    assert Guard(None, FLEET_PATHS, [])._refusal("/v1/fleet/pull-messages", []) == 401
     header = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
     guard = Guard(None, FLEET_PATHS, [base64.b64decode(key)])
-    assert guard._refusal("/v1/fleet/pull-messages", {header: key}) is None
-    assert guard._refusal("/v1/fleet/pull-messages", {header: key + b"="}) == 401
+    assert guard._refusal("/v1/fleet/pull-messages", [(header, key)]) is None
+    assert guard._refusal("/v1/fleet/pull-messages", [(header, key + b"=")]) == 401
+
+
+def test_a_header_that_is_given_twice_is_refused_whatever_its_order():
+    header, path = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), "/v1/fleet/pull-messages"
+    guard = Guard(None, FLEET_PATHS, [b"enrolled"])
+    good, bad = ((header, base64.b64encode(key)) for key in (b"enrolled", b"revoked"))
+    for pair in ([bad, good], [good, bad], [good, good], [(header.upper(), bad[1]), good]):
+        assert guard._refusal(path, pair) == 401
+    assert guard._refusal(path, [good, (b"content-length", b"5")]) is None
+    assert guard._refusal(path, [good, (b"content-length", b"5"), (b"content-length", b"6")]) == 400
 
 
 def test_the_status_file_says_who_is_missing(serving, nodes):

@@ -186,19 +186,25 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            status = self._refusal(scope["path"], dict(scope["headers"]))
+            status = self._refusal(scope["path"], scope["headers"])
             if status is None:
                 await self._bounded(scope, receive, send)
             else:
                 await _answer(send, status)
 
-    def _refusal(self, path: str, headers: Mapping[bytes, bytes]) -> int | None:
+    def _refusal(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> int | None:
         if path not in self._allowed:
             return 404
-        if path in FLEET_PATHS and headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()) not in self._nodes:
+        values: dict[bytes, list[bytes]] = {}
+        for name, value in headers:
+            values.setdefault(name.lower(), []).append(value)
+        keys = values.get(FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), [])
+        if path in FLEET_PATHS and (len(keys) != 1 or keys[0] not in self._nodes):  # of several, Flower takes another
             return 401
-        declared = headers.get(b"content-length", b"0")
-        return None if declared.isdigit() and int(declared) <= BODY_BYTES_MAX else 413
+        declared = values.get(b"content-length", [b"0"])
+        if len(declared) != 1:
+            return 400
+        return None if declared[0].isdigit() and int(declared[0]) <= BODY_BYTES_MAX else 413
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         taken = 0
