@@ -152,6 +152,17 @@ def test_a_group_that_is_none_says_so(north, coordinator):
         enroll(north, coordinator.card(), coordinator.said, group="no-such-group-here")
 
 
+@pytest.mark.parametrize("name", ["home", "outbox", "node.key"])
+def test_a_link_in_the_gateways_folder_is_refused_and_not_followed(enrolled, coordinator, tmp_path, name):
+    elsewhere = tmp_path / "elsewhere"
+    (enrolled / "gateway" / name).rename(elsewhere)
+    elsewhere.chmod(0o700)
+    (enrolled / "gateway" / name).symlink_to(elsewhere)
+    with pytest.raises(Misconfigured, match="is a link"):
+        enroll(enrolled, coordinator.card(), coordinator.said)
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o700
+
+
 def test_what_leaves_is_in_the_egress_log_first(enrolled, monkeypatch):
     kinds = [message.kind for message in EgressLog(enrolled / "egress.sqlite").messages()]
     assert kinds == ["enrolment"]

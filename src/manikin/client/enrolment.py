@@ -183,6 +183,7 @@ def revoke_pin(folder: Path, who: str) -> list[Pin]:
 
 
 def _fill_gateway(gateway: Path, card: Card, content: bytes, group: str | None) -> None:
+    _refuse_links(gateway, *(gateway / name for name in (*PLACES, "node.key", "node.pub")))
     for part, mode in {gateway: 0o750, **{gateway / name: mode for name, mode in PLACES.items()}}.items():
         part.mkdir(exist_ok=True)
         part.chmod(mode)
@@ -208,6 +209,14 @@ def _fill_gateway(gateway: Path, card: Card, content: bytes, group: str | None) 
                 "There is no such group, or you are not in it.",
                 "Make it, or leave --group out and hand DIR/gateway over yourself.",
             ) from None
+
+
+def _refuse_links(*paths: Path) -> None:
+    for path in paths:
+        if path.is_symlink():
+            raise Misconfigured(
+                f"{path} is a link.", "Whoever made it may want another file changed.", "Find out who, and remove it."
+            )
 
 
 def _check_said(name: str, key: str, said: Sequence[str]) -> None:

@@ -7,8 +7,10 @@ for the demo. Both run as this user, unless root names another for the gateway.
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
-import shutil
+import pwd
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -100,7 +102,34 @@ def start_vault(vault: Supervised, socket: Path) -> None:
 
 
 def _give(folder: Path, user: str, group: str | None) -> None:
+    """Give the gateway's user what it writes to and reads; its group alone `gateway/` itself and the outbox.
+
+    What is in a folder that it may write to, it may have put there: links are not followed, and a file with another
+    name elsewhere stays as it is.
+    """
     if os.geteuid() != 0:
         raise Misconfigured("Only root can run the gateway as another user.", "", "Leave out --gateway-user.")
-    for path in (folder, *folder.rglob("*")):
-        shutil.chown(path, user, group)
+    try:
+        uid = pwd.getpwnam(user).pw_uid
+        gid = grp.getgrnam(group).gr_gid if group else os.getegid()  # the group that it will run with
+    except KeyError:
+        raise Misconfigured(f"There is no user {user!r}, or no such group.", "", "Make them first.") from None
+    vault = folder.parent.stat().st_uid
+    for place, _, files, opened in os.fwalk(folder, follow_symlinks=False):
+        part = Path(place).relative_to(folder).parts
+        os.fchown(opened, uid if part and part[0] != "outbox" else vault, gid)
+        for name in files:
+            _give_file(name, opened, vault if part and part[0] == "outbox" else uid, gid)
+
+
+def _give_file(name: str, folder: int, uid: int, gid: int) -> None:
+    try:
+        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError:  # a link, a socket, or gone
+        return
+    try:
+        found = os.fstat(opened)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            os.fchown(opened, uid, gid)
+    finally:
+        os.close(opened)
