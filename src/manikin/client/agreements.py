@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from manikin.client.cohort.hospital import Hospital
 from manikin.client.cohort.store import Store
 from manikin.client.egress import EgressLog
+from manikin.client.enrolment import put_out
 from manikin.client.policy import Part, Policy, Ruling, what_leaves
 from manikin.common import agreements
 from manikin.common.agreements import Approval, Refusal
@@ -193,9 +194,9 @@ def _say(hospital: Hospital, content: bytes, said: Approval | Refusal) -> Path:
         part.mkdir(mode=0o700, exist_ok=True)
     write_atomically(place / "plan.dsse.json", content, mode=0o600)
     write_atomically(place / f"{kind}.dsse.json", envelope, mode=0o600)
-    outbox = hospital.folder / "gateway" / "outbox"
-    if outbox.is_dir():
-        write_atomically(outbox / f"answer-{said.plan[:16]}.dsse.json", envelope)
+    gateway, addressee = hospital.folder / "gateway", agreements.agreed_plan(content).coordinator
+    if (gateway / "outbox").is_dir() and addressee is not None:
+        put_out(gateway, addressee.key, f"answer-{said.plan[:16]}.dsse.json", envelope)
     return place / f"{kind}.dsse.json"
 
 

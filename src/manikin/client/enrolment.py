@@ -1,7 +1,8 @@
 """How a hospital joins: it verifies a coordinator and its peers by voice, pins their keys, and introduces itself.
 
     gateway/               all that the gateway's user needs, and nothing of patients: node.key, node.pub, ca.pem,
-                           trusted-entities.yaml, superlink.json, coordinator.dsse.json, home/, inbox/, outbox/
+                           trusted-entities.yaml, superlink.json, coordinator.dsse.json, home/, inbox/, outbox/;
+                           what is put out lies in outbox/ by the coordinator that it is for
     enrolment.dsse.json    to be sent to the coordinator and to peers
     keys/former.json       public keys that the vault had before, oldest first: ledger heads were signed with them
 
@@ -31,6 +32,7 @@ from manikin.common.certificates import check_authority, new_node_key, reviewer_
 from manikin.common.errors import Misconfigured, PolicyRefusal, VerificationFailed
 from manikin.common.files import write_atomically
 from manikin.common.keys import SigningKey, matches
+from manikin.common.registry import outbox
 
 ENROLMENT = "enrolment.dsse.json"
 PLACES = {"home": 0o770, "inbox": 0o770, "outbox": 0o750}  # what the gateway's group may do there
@@ -84,9 +86,18 @@ def introduce(hospital: Hospital, *, former: SigningKey | None = None, key: Sign
     content = agreements.write(enrolment, key, *([former] if former else []))
     log = EgressLog(hospital.folder / "egress.sqlite", signer=former or key)
     log.record(kind="enrolment", plan="", step=-1, tensors=[], content=content, epsilon=None)
-    for file in (hospital.folder / ENROLMENT, hospital.folder / "gateway" / "outbox" / ENROLMENT):
-        write_atomically(file, content)
+    write_atomically(hospital.folder / ENROLMENT, content)
+    card = agreements.introduced_by((hospital.folder / "gateway" / "coordinator.dsse.json").read_bytes(), Card)
+    put_out(hospital.folder / "gateway", card.key, ENROLMENT, content)
     return hospital.folder / ENROLMENT
+
+
+def put_out(gateway: Path, coordinator: str, name: str, content: bytes) -> None:
+    """Leave a document for the gateway to send to the coordinator of this key, and to no other."""
+    place = outbox(gateway, coordinator)
+    place.mkdir(parents=True, exist_ok=True)
+    place.chmod(0o755)  # the outbox itself keeps others out
+    write_atomically(place / name, content)
 
 
 def rotate(folder: Path) -> SigningKey:

@@ -1,6 +1,7 @@
 """The gateway's line to the coordinator's registry: it sends what the vault put out, and takes plans in.
 
-    gateway/outbox/        signed answers and enrolments, written by the vault's user after its egress log
+    gateway/outbox/KEY/    signed answers and enrolments for the coordinator whose key begins so, written by the
+                           vault's user after its egress log
     gateway/inbox/         plans that name this hospital, and the enrolments of others: to be reviewed, not trusted
     gateway/client.pem     the certificate that the coordinator issued for the gateway's key
 
@@ -28,6 +29,7 @@ from manikin.common.registry import (
     Entry,
     decode_entries,
     encode_entry,
+    outbox,
 )
 
 TIMEOUT_S = 30.0
@@ -49,18 +51,18 @@ class Exchanged:
 
 
 def synchronise(gateway: Path) -> Exchanged:
-    """Send all of the outbox, and take in plans and enrolments. Doing it again changes nothing.
+    """Send what the outbox holds for this coordinator, and take in plans and enrolments. Again, it changes nothing.
 
     Raises:
         Misconfigured: the folder lacks a file, or the coordinator has no registry.
         TransportFailure: the registry did not answer, or is not the coordinator's.
         PolicyRefusal: this gateway is not enrolled, or no more.
     """
-    done = Exchanged()
+    done, card = Exchanged(), _card(gateway)
     with _channel(gateway) as channel:
         call = _caller(channel)
         entries = decode_entries(call(LIST, b""))
-        for file in sorted((gateway / "outbox").glob("*.dsse.json")):
+        for file in sorted(outbox(gateway, card.key).glob("*.dsse.json")):
             try:
                 call(PUT, file.read_bytes())
                 done.sent.append(file.name)
@@ -78,17 +80,25 @@ def _file_name(entry: Entry) -> str:
     return f"plan-{entry.plan[:16]}.dsse.json" if entry.kind == "plan" else f"enrolment-{entry.name}.dsse.json"
 
 
-def _channel(gateway: Path) -> grpc.Channel:
+def _card(gateway: Path) -> Card:
+    return introduced_by(_needed(gateway / "coordinator.dsse.json"), Card)
+
+
+def _needed(file: Path) -> bytes:
     try:
-        card = introduced_by((gateway / "coordinator.dsse.json").read_bytes(), Card)
-        key, certificate, authority = ((gateway / n).read_bytes() for n in ("node.key", "client.pem", "ca.pem"))
-        own = (gateway / "node.pub").read_bytes().strip()
-    except FileNotFoundError as error:
+        return file.read_bytes()
+    except FileNotFoundError:
         raise Misconfigured(
-            f"The gateway's folder has no {Path(error.filename).name}.",
+            f"The gateway's folder has no {file.name}.",
             "",
             "Enrol first; put the certificate that the coordinator sends back there, as client.pem.",
         ) from None
+
+
+def _channel(gateway: Path) -> grpc.Channel:
+    card = _card(gateway)
+    key, certificate, authority = (_needed(gateway / name) for name in ("node.key", "client.pem", "ca.pem"))
+    own = _needed(gateway / "node.pub").strip()
     if not card.registry:
         raise Misconfigured("The coordinator has no registry.", "Its card names none.", "Send the files by hand.")
     if certificate_key(certificate) != own:

@@ -6,6 +6,7 @@ Requests and answers are canonical JSON or a document's envelope, never above `M
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -24,6 +25,11 @@ OPTIONS = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.enable_http_proxy", 0),
 )
+
+
+def outbox(gateway: Path, coordinator: str) -> Path:
+    """Where in a gateway's folder documents for the coordinator of this key, 64 hex digits, wait."""
+    return gateway / "outbox" / coordinator[:16]
 
 
 class Entry(BaseModel):

@@ -34,14 +34,14 @@ class World:
     def _hospital(self, folder, name):
         create_hospital(folder, name)
         key = self.coordinator.signing_key.public_key
-        card = self._card_with_port()
+        card = self.card()
         join(folder, card, [fingerprint(key)])
         said = [fingerprint(Hospital.open(folder).signing_key.public_key)]
         enroll(self.coordinator, (folder / "enrolment.dsse.json").read_bytes(), said)
         self.certify(folder, name)
         return folder
 
-    def _card_with_port(self):
+    def card(self):
         card = introduced_by(self.coordinator.card.read_bytes(), Card)
         return write(card.model_copy(update={"registry": f"127.0.0.1:{self.port}"}), self.coordinator.signing_key)
 
@@ -81,6 +81,23 @@ def test_plans_come_and_answers_go_over_the_line(world, plan):
     listed = decode_entries(call(world.south, LIST, b""))
     assert Entry(kind="answer", plan=plan.digest, name="north") in listed
     assert synchronise(world.north / "gateway").sent == done.sent
+
+
+def test_what_is_meant_for_one_coordinator_is_not_sent_to_another(world, plan, tmp_path):
+    content = (world.coordinator.folder / "plans" / plan.digest / "plan.dsse.json").read_bytes()
+    refuse(world.north, content, "not yet")
+    (tmp_path / "b").mkdir()
+    other = World(tmp_path / "b")
+    try:
+        join(world.north, other.card(), [fingerprint(other.coordinator.signing_key.public_key)])
+        said = [fingerprint(Hospital.open(world.north).signing_key.public_key)]
+        revoke(other.coordinator, "north")
+        enroll(other.coordinator, (world.north / "enrolment.dsse.json").read_bytes(), said)
+        other.certify(world.north, "north")
+        done = synchronise(world.north / "gateway")
+    finally:
+        other.server.stop(grace=0).wait()
+    assert (done.sent, done.refused) == (["enrolment.dsse.json"], {})
 
 
 def test_a_peer_is_pinned_by_what_came_over_the_line(world, plan):
