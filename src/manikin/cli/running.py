@@ -69,11 +69,10 @@ def status(
     from rich.table import Table
 
     from manikin.server.agreements import Coordinator
-    from manikin.server.running import find_study
+    from manikin.server.running import find_study, proposed
 
     home = Coordinator.open(coordinator)
-    digests = [folder.name for folder in sorted((home.folder / "plans").glob("*"))]
-    studies = [find_study(home, name) for name in ([plan] if plan else digests)]
+    studies = [find_study(home, name) for name in ([plan] if plan else proposed(home))]
     rows = [_row(study) for study in studies]
     table = Table("plan", "study", "answers", "connected", "state", "last phase")
     for row in rows:
@@ -91,6 +90,11 @@ def _row(study: Study) -> dict[str, Any]:
 
     said = study.said()
     link = read_status(study.folder / "link.json")
+    state, error = said.get("state", "not started"), said.get("error", {}).get("what", "")
+    if link is not None and state not in ("finished", "failed"):  # the ServerApp has not said how it ended
+        ended = link.state == "finished"
+        state = link.outcome if ended else link.state
+        error = link.details if ended else error
     return {
         "plan": study.plan.digest,
         "study": study.plan.study.name,
@@ -99,9 +103,9 @@ def _row(study: Study) -> dict[str, Any]:
             for name, answer in answers(study.home, study.plan).items()
         },
         "online": [] if link is None else link.online,
-        "state": said.get("state") or ("not started" if link is None else link.state),
+        "state": state,
         "phase": said.get("phase", ""),
-        "error": said.get("error", {}).get("what", ""),
+        "error": error,
         "attendance": said.get("attendance", {}),
         "seconds": said.get("seconds", {}),
     }

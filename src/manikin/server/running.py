@@ -10,7 +10,9 @@ with the same weights as an undisturbed run, because hospitals answer a step wit
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import secrets
 import shutil
 import sys
@@ -99,6 +101,26 @@ class Line:
             quorum=quorum,
         )
 
+    def require_address(self) -> None:
+        """Bind to the address as the SuperLink will, and let go of it.
+
+        Raises:
+            Misconfigured: it is taken, or not of this machine.
+        """
+
+        async def bind() -> None:
+            loop = asyncio.get_running_loop()
+            (await loop.create_server(asyncio.Protocol, self.host, self.port, start_serving=False)).close()
+
+        try:
+            asyncio.run(bind())
+        except OSError as error:
+            raise Misconfigured(
+                f"The coordinator cannot listen at {self.host}:{self.port}.",
+                str(error),
+                "End what listens there, or name an interface of this machine: --listen HOST (0.0.0.0 is all).",
+            ) from None
+
     def _write_bundle(self) -> None:
         """The code-free bundle and its signature; a signature made elsewhere is kept if it is for this bundle."""
         content, bundle, signed = build_bundle(), self.state / "bundle.fab", self.state / "bundle.json"
@@ -158,13 +180,7 @@ class Line:
         settings.status.unlink(missing_ok=True)
         superlink, executor = self.superlink(settings), self.executor(settings)
         with supervising([superlink, executor]) as processes:
-            superlink.start()
-            wait_until(
-                lambda: accepts(LOOPBACK, settings.runtime_port) and settings.status.exists(),
-                [superlink],
-                timeout_s=START_S,
-                what="Starting the SuperLink",
-            )
+            _start_superlink(superlink, settings)
             executor.start()
             while True:
                 for process in processes:
@@ -197,10 +213,10 @@ class Study:
 
     @property
     def started(self) -> bool:
-        return (self.folder / "status.json").exists()
+        return any((self.folder / name).exists() for name in ("checkpoint.safetensors", "status.json", "link.json"))
 
     def said(self) -> dict[str, Any]:
-        """What the ServerApp says of itself in `status.json`; nothing before it began."""
+        """What the ServerApp says of itself in `status.json`: "starting" before it does, nothing before a run."""
         file = self.folder / "status.json"
         found: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
         return found
@@ -230,11 +246,12 @@ class Study:
         nodes, federation = self.nodes(), self.plan.study.federation
         host, port = split_address(self.home.address)
         line = Line(self.home.folder, listen or host, port)
-        self._prepare()
         with only_one(self.home.folder / "superlink" / "lock", "A study of this coordinator"):
             settings = line.settings(
                 self.folder, nodes, quorum=federation.quorum, gather_s=float(federation.round_deadline_s)
             )
+            line.require_address()
+            self._prepare()
             try:
                 line.run(settings, watch=lambda status: watch(status, self.said()), given_up=self._given_up)
             except TransportFailure:
@@ -244,14 +261,20 @@ class Study:
         return self.said()
 
     def _prepare(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "status.json").unlink(missing_ok=True)
         if self.canary:
-            shutil.rmtree(self.folder)
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
             write_atomically(self.folder / "canary", b"")
+        write_atomically(self.folder / "status.json", json.dumps({"state": "starting"}).encode())
 
     def _given_up(self) -> bool:
         return self.said().get("state") == "failed"
+
+
+def proposed(home: Coordinator) -> list[str]:
+    """The digests of a coordinator's plans; whatever else lies beside them is none."""
+    plans = (file.parent.name for file in (home.folder / "plans").glob("*/plan.dsse.json"))
+    return sorted(name for name in plans if re.fullmatch("[0-9a-f]{64}", name))
 
 
 def find_study(home: Coordinator, plan: str, *, canary: bool = False) -> Study:
@@ -261,7 +284,7 @@ def find_study(home: Coordinator, plan: str, *, canary: bool = False) -> Study:
         Misconfigured: no plan, or more than one, is named so.
     """
     digest = Path(plan).absolute().parent.name if plan.endswith(".dsse.json") else plan
-    found = [folder.name for folder in (home.folder / "plans").glob("*") if digest and folder.name.startswith(digest)]
+    found = [name for name in proposed(home) if digest and name.startswith(digest)]
     if len(found) != 1:
         raise Misconfigured(
             f"{len(found)} plans of this coordinator are named {plan!r}.",
@@ -269,6 +292,26 @@ def find_study(home: Coordinator, plan: str, *, canary: bool = False) -> Study:
             "Give the digest or the file that `manikin coordinator propose` printed.",
         )
     return Study(home, load_plan(home, found[0]), canary)
+
+
+def _start_superlink(superlink: Supervised, settings: Settings) -> None:
+    """Start it and return when it serves; from then on it is started again when it dies.
+
+    Raises:
+        TransportFailure: it ends instead; its own words are given.
+    """
+    superlink.restart = False
+    superlink.start()
+    try:
+        wait_until(
+            lambda: accepts(LOOPBACK, settings.runtime_port) and settings.status.exists(),
+            [superlink],
+            timeout_s=START_S,
+            what="Starting the SuperLink",
+        )
+    except TransportFailure as failure:
+        raise TransportFailure(failure.what, superlink.last_words(), failure.next_step) from None
+    superlink.restart = True
 
 
 def explained(error: dict[str, str]) -> ManikinError:
