@@ -1,8 +1,10 @@
 """The coordinator's folder under hospitals that are right, changed, revoked, and not who they say."""
 
+import fcntl
 import json
 import shutil
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -289,6 +291,32 @@ def test_an_approval_of_another_plan_put_in_its_place_is_refused(coordinator, pl
         answers(coordinator, plan)
     with pytest.raises(Misconfigured, match="no plan"):
         collect(coordinator, other)
+
+
+def test_revocations_at_the_same_time_are_all_kept(coordinator):
+    everybody = [Hospital(f"H{number}") for number in range(8)]
+    for hospital in everybody:
+        enroll(coordinator, hospital.enrolment(), [hospital.fingerprint])
+    with ThreadPoolExecutor(len(everybody)) as threads:
+        keys = set(threads.map(lambda hospital: revoke(coordinator, hospital.name), everybody))
+    assert revoked_keys(coordinator) == keys
+
+
+def test_an_enrolment_a_revocation_and_an_answer_wait_for_one_another(coordinator, plan, hospitals):
+    south, north = hospitals
+    acts = [
+        lambda: collect(coordinator, north.refuses(plan)),
+        lambda: enroll(coordinator, south.rotated()),
+        lambda: revoke(coordinator, "North"),
+    ]
+    for act in acts:
+        with ThreadPoolExecutor(1) as threads:
+            with (coordinator.folder / "lock").open("a") as held:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                waiting = threads.submit(act)
+                with pytest.raises(TimeoutError):
+                    waiting.result(timeout=0.3)
+            waiting.result(timeout=30)
 
 
 def test_the_list_of_revoked_keys_is_plain_json(coordinator, hospitals):

@@ -8,6 +8,7 @@
     coordinator.dsse.json         the public card
     hospitals/NAME.dsse.json      enrolments that were accepted, and NAME.client.pem for the registry
     revoked.json                  keys that count no more
+    lock                          held while an enrolment, a revocation or an answer is looked up and written
     plans/DIGEST/plan.dsse.json   and approvals/NAME.dsse.json, an approval or a refusal
 
 `coordinator.toml` is written last, so that a folder either is a coordinator's or is not one. A hospital is accepted by
@@ -16,15 +17,18 @@ the fingerprint that it read out, or by the key that was accepted before.
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import ipaddress
 import json
+import os
 import re
 import secrets
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
@@ -33,7 +37,7 @@ from manikin.common.agreements import Approval, Card, Enrolment, PlanDocument, R
 from manikin.common.certificates import Authority, host_of, new_reviewer_key
 from manikin.common.documents import canonical_json
 from manikin.common.errors import Misconfigured, PolicyRefusal, VerificationFailed
-from manikin.common.files import write_atomically
+from manikin.common.files import storage_errors, write_atomically
 from manikin.common.keys import SigningKey, matches
 from manikin.common.processes import split_address
 
@@ -44,6 +48,9 @@ if TYPE_CHECKING:
 SCHEMA = 1
 SUFFIX = ".dsse.json"
 _HEX = re.compile("[0-9a-f]{64}")
+
+Arguments = ParamSpec("Arguments")
+Done = TypeVar("Done")
 _HOST = re.compile(r"(?:(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.|$))+")
 
 
@@ -161,6 +168,26 @@ def create_coordinator(folder: Path, name: str, address: str, registry: str = ""
     return coordinator
 
 
+def _one_at_a_time(
+    act: Callable[Concatenate[Coordinator, Arguments], Done],
+) -> Callable[Concatenate[Coordinator, Arguments], Done]:
+    """What one process or thread reads and then writes, no other changes in between."""
+
+    @functools.wraps(act)
+    def alone(coordinator: Coordinator, *args: Arguments.args, **settings: Arguments.kwargs) -> Done:
+        file = coordinator.folder / "lock"
+        with storage_errors(file):
+            descriptor = os.open(file, os.O_RDONLY | os.O_CREAT, 0o644)  # another user of the folder locks it too
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            return act(coordinator, *args, **settings)
+        finally:
+            os.close(descriptor)
+
+    return alone
+
+
+@_one_at_a_time
 def enroll(coordinator: Coordinator, content: bytes, said: Sequence[str] = ()) -> Enrolment:
     """Accept a hospital, or its new key.
 
@@ -222,6 +249,7 @@ def enrolled(coordinator: Coordinator) -> dict[str, Enrolment]:
     return found
 
 
+@_one_at_a_time
 def revoke(coordinator: Coordinator, name: str) -> str:
     """From now on a hospital's key counts for nothing; the key.
 
@@ -297,6 +325,7 @@ def load_plan(coordinator: Coordinator, digest: str) -> Plan:
     return plan
 
 
+@_one_at_a_time
 def collect(coordinator: Coordinator, content: bytes) -> Approval | Refusal:
     """Keep a hospital's answer to a plan. A refusal is final: an older approval sent again does not undo it.
 
