@@ -175,8 +175,24 @@ def test_what_is_no_document_is_refused_and_a_missing_file_named(manikin, coordi
         assert "Traceback" not in err
     assert manikin("coordinator", "collect", tmp_path / "junk", "--coordinator", coordinator[0])[0] == 17
     code, _, err = manikin("hospital", "review", tmp_path / "none", "--hospital", north)
-    assert code == 18
+    assert code == 10
     assert "none" in err
+    code, _, err = manikin("hospital", "review", tmp_path, "--hospital", north)
+    assert code == 10
+    assert "folder" in err
+
+
+def test_nobody_is_enrolled_when_a_file_is_missing(manikin, coordinator, join, tmp_path):
+    (north, said), home = join("north"), coordinator[0]
+    files = [north / "enrolment.dsse.json", tmp_path / "nothere"]
+    assert manikin("coordinator", "enroll", *files, "--coordinator", home, "--fingerprint", said)[0] == 10
+    assert not (home / "hospitals").exists()
+
+
+def test_a_registry_listens_at_no_address_that_is_none(manikin, coordinator):
+    code, _, err = manikin("coordinator", "registry", "--coordinator", coordinator[0], "--listen", "foo")
+    assert code == 10
+    assert "'foo' is no address" in err
 
 
 def test_a_huge_file_is_not_read_to_its_end(manikin, join, tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -37,6 +38,19 @@ def test_a_hospital_whose_vault_is_away_shows_that(watched, tmp_path):
 
 def test_a_coordinator_without_plans_shows_a_page(watched, tmp_path):
     assert "# TYPE manikin_run_state gauge" in watched("coordinator", "metrics", "--coordinator", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "command", [["hospital", "--gateway", "g", "--socket", "s"], ["coordinator", "--coordinator", "c"]]
+)
+def test_an_address_that_is_taken_is_named(manikin, command):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, _, err = manikin(command[0], "metrics", *command[1:], "--listen", address)
+    assert code == 10
+    assert address in err
 
 
 class Vault:

@@ -50,8 +50,8 @@ def enroll(
         card = enrolment.enroll(hospital, read_document(coordinator), said, until=day, group=group)
         say(f"{card.name} is pinned in policy.toml. Read the limits there: every plan is held against them.")
         result["coordinator"] = {"name": card.name, "key": card.key, "address": card.address}
-    for file in peer or []:
-        known = enrolment.pin_peer(hospital, read_document(file), said, until=day)
+    for content in [read_document(file) for file in peer or []]:
+        known = enrolment.pin_peer(hospital, content, said, until=day)
         say(f"{known.name} is pinned in policy.toml, and counts for a quorum.")
         result.setdefault("peers", []).append({"name": known.name, "key": known.key})
     if rotate:
@@ -209,11 +209,20 @@ def _bytes(size: float) -> str:
 
 
 def read_document(file: Path) -> bytes:
-    """A document from a file; larger than any is cut off and will not open."""
+    """A document from a file; larger than any is cut off and will not open.
+
+    Raises:
+        Misconfigured: there is no such file, or it is a folder.
+    """
     from manikin.common.documents import ENVELOPE_BYTES_MAX
 
-    with file.open("rb") as opened:
-        return opened.read(ENVELOPE_BYTES_MAX + 1)
+    try:
+        with file.open("rb") as opened:
+            return opened.read(ENVELOPE_BYTES_MAX + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Misconfigured(f"There is no file {file}.", "", "Correct the path.") from None
+    except IsADirectoryError:
+        raise Misconfigured(f"{file} is a folder.", "", "Give the document's file.") from None
 
 
 def _today() -> datetime.date:

@@ -62,8 +62,8 @@ def enroll(
     place = agreements.Coordinator.open(coordinator)
     if bool(enrolments) == (revoke is not None):
         raise Misconfigured("Say one thing to do.", "", "Give enrolments, or --revoke NAME.")
-    for file in enrolments or []:
-        accepted = agreements.enroll(place, read_document(file), fingerprint or [])
+    for content in [read_document(file) for file in enrolments or []]:
+        accepted = agreements.enroll(place, content, fingerprint or [])
         say(f"{accepted.name} is enrolled.")
         if place.registry:
             say(f"  Send it {place.folder / 'hospitals' / accepted.name}.client.pem, for gateway/client.pem.")
@@ -126,7 +126,8 @@ def collect(
     from manikin.server import agreements
 
     place = agreements.Coordinator.open(coordinator)
-    digests = dict.fromkeys(agreements.collect(place, read_document(file)).plan for file in answers)
+    contents = [read_document(file) for file in answers]
+    digests = dict.fromkeys(agreements.collect(place, content).plan for content in contents)
     result = {}
     for digest in digests:
         plan = agreements.load_plan(place, digest)
@@ -147,9 +148,12 @@ def registry(
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="By default the card's own.")] = None,
 ) -> None:
     """Carry documents to and from enrolled hospitals over mutual TLS, until Ctrl-C."""
+    from manikin.common.processes import split_address
     from manikin.server.agreements import Coordinator
     from manikin.server.registry import serve
 
+    if listen is not None:
+        split_address(listen)
     server, port = serve(Coordinator.open(coordinator), listen)
     say(f"The registry listens at port {port}. End it with Ctrl-C.")
     try:

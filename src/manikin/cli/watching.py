@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from manikin.cli.console import say
+from manikin.common.errors import Misconfigured
 
 PORT_MAX = 65535
 CONNECT_S = 1.0  # a scrape does not wait for a vault that is away
@@ -37,8 +38,7 @@ def hospital_metrics(
         return say(f"Written: {textfile}")
     tally = Tally(gateway / "home" / TALLY)
     registry = metrics.registry_of(metrics.Hospital(tally=tally, counters=counters))
-    host, port = _address(listen)
-    _until_told(*metrics.serve(registry, port, host), host)
+    _until_told(lambda port, host: metrics.serve(registry, port, host), listen)
     return None
 
 
@@ -49,8 +49,7 @@ def coordinator_metrics(
     """Show where the coordinator's runs stand to Prometheus."""
     from manikin.server import metrics
 
-    host, port = _address(listen)
-    _until_told(*metrics.serve(coordinator, port, host), host)
+    _until_told(lambda port, host: metrics.serve(coordinator, port, host), listen)
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -60,8 +59,14 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _until_told(stop: Callable[[], None], port: int, host: str) -> None:
-    """Wait for SIGTERM or Ctrl-C."""
+def _until_told(serve: Callable[[int, str], tuple[Callable[[], None], int]], listen: str) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    host, port = _address(listen)
+    try:
+        stop, port = serve(port, host)
+    except OSError as error:
+        why = f"The system says: {error.strerror or error}."
+        raise Misconfigured(f"Nothing can listen at {listen}.", why, "Give another address as --listen.") from None
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
