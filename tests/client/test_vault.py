@@ -10,7 +10,7 @@ from datetime import date, datetime
 import numpy as np
 import pytest
 
-from manikin.client.cohort import Hospital
+from manikin.client.cohort import Hospital, import_source
 from manikin.client.vault import Vault
 from manikin.common import frames, generators
 from manikin.common.errors import BadData, PolicyRefusal, ProtocolViolation, StorageFailure
@@ -51,7 +51,7 @@ def agreed(study_dict, *folders, key=COORDINATOR):
 
 
 def task(plan, step, action, arrays, *heads, key=COORDINATOR):
-    return Task(plan.digest, step, action, {"heads": dict(heads)}, arrays).signed(key)
+    return Task(plan.digest, step, action, {"heads": {str(step - 1): dict(heads)}}, arrays).signed(key)
 
 
 def opening(plan):
@@ -260,11 +260,81 @@ def test_after_a_roll_back_other_weights_get_other_noise(vault, plan, tmp_path):
     name = next(n for n, a in first.arrays.items() if a.dtype == np.float32 and a.size)
     other = changed(first, arrays={**first.arrays, name: first.arrays[name] + np.float32(1e-3)})
     one = vault.handle(first).arrays["sum"]
-    for file in vault.folder.glob("ledger.sqlite*"):
-        file.unlink()
+    forget(vault.folder)
     two = Vault(vault.folder, embedded=True).handle(other).arrays["sum"]
     noise = plan.noise_multipliers[1] * generators.create(plan.release_spec(plan.study.stage[1])).norm_bound
     assert (one - two).std() == pytest.approx(noise * 2**0.5, rel=0.5)
+
+
+def forget(folder):
+    """What a hospital has that was restored from before its first step."""
+    for file in (*folder.glob("ledger.sqlite*"), folder / "anchors" / "own.json"):
+        file.unlink()
+
+
+def test_the_same_request_to_another_cohort_meets_other_noise(vault, plan, tmp_path):
+    one = vault.handle(release_task(plan)).arrays["sum"]
+    forget(vault.folder)
+    images = np.random.default_rng(7).integers(0, 255, (8, 8, 8)).astype(np.uint8)
+    names = [f"new-{i}" for i in range(8)]
+    source = tmp_path / "more.npz"
+    np.savez(source, images=images, axes="NHW", labels=np.arange(8) % 2, class_names=["normal", "ill"], patients=names)
+    import_source(source, vault.folder)
+    two = Vault(vault.folder, embedded=True).handle(release_task(plan)).arrays["sum"]
+    assert not np.isclose(one, two).any()
+
+
+def test_a_ledger_that_lacks_what_the_egress_log_says_was_sent_takes_part_in_nothing(vault, plan):
+    vault.exchange(frames.encode_task(release_task(plan)))
+    forget(vault.folder)
+    with pytest.raises(StorageFailure, match="egress log says"):
+        Vault(vault.folder, embedded=True)
+
+
+def test_an_audit_is_asked_once_and_acknowledged_whatever_it_found(vault, plan, monkeypatch):
+    head = vault.handle(release_task(plan)).head
+    for step in (TRAIN, TRAIN + 1):
+        head = vault.handle(train_task(plan, ("north", head), step=step)).head
+    asked = audit_task(plan, ("north", head))
+    labels = asked.arrays["synthetic.labels"].copy()
+    labels[0] = -999
+    with pytest.raises(ProtocolViolation, match="no synthetic images"):
+        vault.handle(changed(asked, arrays={**asked.arrays, "synthetic.labels": labels}))
+
+    def fails(*_, **__):
+        raise IndexError("whom this depends on stays here")
+
+    monkeypatch.setattr("manikin.client.vault.run_audit", fails)
+    assert vault.handle(asked).name == "north"
+    assert "whom this depends on" in (vault.folder / "last-refusal.json").read_text()
+    images = asked.arrays["synthetic.images"] * np.float32(0.5)
+    with pytest.raises(ProtocolViolation, match="another request"):
+        vault.handle(changed(asked, arrays={**asked.arrays, "synthetic.images": images}))
+
+
+def test_weights_that_overflow_for_one_patient_tell_nobody_of_that_patient(make_hospital, study_dict, tmp_path):
+    study_dict["federation"]["quorum"] = 1
+    study_dict["stage"][1]["middle"] = 4
+    answers = []
+    for name, seed in (("north", 0), ("south", 5)):
+        folder = make_hospital(name, seed=seed)
+        plan = agreed(study_dict, folder)
+        vault = Vault(folder, embedded=True)
+        vault.handle(opening(plan))
+        first = release_task(plan)
+        scales = {n: np.full_like(a, 1e-38) for n, a in first.arrays.items() if n in ("spectrum_std", "band_std")}
+        reply = vault.handle(changed(first, arrays={**first.arrays, **scales}))
+        answers.append(np.isfinite(reply.arrays["sum"]).all())
+    assert answers == [True, True]
+
+
+def test_a_plan_of_another_version_and_one_changed_on_disk_are_refused(vault, plan):
+    with pytest.raises(PolicyRefusal, match="version"):
+        vault.handle(opening(dataclasses.replace(plan, code_version="0.0.1")))
+    file = vault.folder / "plans" / f"{plan.digest}.json"
+    file.write_bytes(file.read_bytes().replace(b'"clip":1', b'"clip":2'))
+    with pytest.raises(StorageFailure, match="changed"):
+        Vault(vault.folder, embedded=True).handle(release_task(plan))
 
 
 def test_an_expired_key_stays_expired_when_the_clock_is_set_back(vault, monkeypatch):
@@ -325,6 +395,9 @@ class TestHeads:
         for file in south.folder.glob("ledger.sqlite*"):
             file.unlink()
         shutil.copy(backup, south.folder / "ledger.sqlite")
+        with pytest.raises(ProtocolViolation, match="held elsewhere"):
+            Vault(south.folder, embedded=True)
+        (south.folder / "anchors" / "own.json").unlink()
         restored = Vault(south.folder, embedded=True)
         with pytest.raises(ProtocolViolation, match="held elsewhere"):
             restored.handle(train_task(plan, *heads.items()))

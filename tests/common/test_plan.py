@@ -1,9 +1,10 @@
 import copy
+import dataclasses
 
 import pytest
 
-from manikin.common.errors import ManikinError, ProtocolViolation
-from manikin.common.plan import Plan
+from manikin.common.errors import ManikinError, Misconfigured, ProtocolViolation
+from manikin.common.plan import Party, Plan
 from manikin.common.study import parse_study
 
 
@@ -40,6 +41,26 @@ def test_noise_that_does_not_fit_the_stages_is_refused(plan, noise):
 def test_what_is_not_a_plan_is_refused(raw):
     with pytest.raises(ManikinError):
         Plan.from_dict(raw)
+
+
+def test_parties_that_could_be_told_different_things_are_refused(plan):
+    def parties(*names):
+        return [Party(name, name[0] * 64) for name in names]
+
+    good = plan.agreed(Party("hub", "f" * 64), parties("a", "b", "c"))
+    assert Plan.from_dict(good.to_dict()) == good
+    for wrong in (
+        parties("a"),
+        parties("a", "b", "c", "d"),
+        parties("a", "b", "a"),
+        [*parties("a", "b"), Party("c", "a" * 64)],
+    ):
+        with pytest.raises(Misconfigured):
+            plan.agreed(Party("hub", "f" * 64), wrong)
+        with pytest.raises(ProtocolViolation):
+            Plan.from_dict(dataclasses.replace(good, participants=tuple(wrong)).to_dict())
+    with pytest.raises(Misconfigured):
+        plan.agreed(Party("hub", "a" * 64), parties("a", "b"))
 
 
 def test_steps_are_numbered_in_order_and_rounds_cover_all_sgd_steps(plan):

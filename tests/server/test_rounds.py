@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from manikin.common import generators
-from manikin.common.errors import Misconfigured, ProtocolViolation, TransportFailure
+from manikin.common.errors import Misconfigured, TransportFailure
 from manikin.common.images import Patient
 from manikin.common.plan import Plan
 from manikin.common.study import parse_study
@@ -112,11 +112,10 @@ def test_planned_weights_follow_the_hospitals_order(study_dict, tmp_path):
     assert not same(run(plan, tmp_path / "a", Hospitals()), run(equal, tmp_path / "b", Hospitals()))
 
 
-def test_a_sum_of_another_length_is_refused_and_nothing_of_it_is_kept(plan, tmp_path):
-    liar = Hospitals(
-        fault=lambda name, task: Reply({"sum": np.zeros(3)}) if name == "south" and task.step == 1 else None
-    )
-    with pytest.raises(ProtocolViolation):
+@pytest.mark.parametrize("arrays", [{"sum": np.zeros(3)}, {}, {"sum": np.zeros(3), "more": np.zeros(1)}])
+def test_an_answer_of_another_layout_is_missing_and_nothing_of_it_is_kept(plan, tmp_path, arrays):
+    liar = Hospitals(fault=lambda name, task: Reply(arrays) if name == "south" and task.step == 1 else None)
+    with pytest.raises(TransportFailure, match=r"south \(malformed\)"):
         run(plan, tmp_path, liar)
     assert Checkpoints(tmp_path, plan.digest).load().done == 1
 

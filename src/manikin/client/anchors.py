@@ -1,14 +1,15 @@
 """Ledger heads that other parties hold: a hospital keeps its peers', and checks its own against theirs.
 
-Every charged task carries the heads that all hospitals signed after the step before. So each vault sees that its peers
-were asked the very same step (a server that sends different weights to different sites is found out one step later),
-that its own ledger holds what it once signed, and that no peer's ledger went back.
+Every charged task carries the heads that all hospitals signed after each charged step before it. So each vault sees
+that the hospitals that count for it were asked the very same at the last step and at the last that it took itself (a
+server that sends different weights to different sites is found out at the next task), that its own ledger holds what it
+once signed, and that no peer's ledger tells two histories.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,29 +35,51 @@ class Anchors:
     ledger: Ledger
     name: str
 
-    def check(self, plan: Plan, heads: Any, *, before: int | None, own_request: bytes | None) -> None:
+    def check(self, plan: Plan, heads: Any, *, done: Mapping[int, bytes | None], counted: Collection[str]) -> None:
         """Take in the heads of a task.
 
         Args:
             plan: whose participants' keys count.
-            heads: DSSE envelopes by hospital, as the task brings them.
-            before: the charged step before the task's own; None: any step.
-            own_request: digest of the request that this hospital answered at `before`, if it did.
+            heads: DSSE envelopes by step and hospital, as the task brings them.
+            done: the charged steps that must be agreed on, with the digest of this hospital's own request at each, or
+                None where it was not asked.
+            counted: keys of the hospitals that count for the quorum.
 
         Raises:
             ProtocolViolation: malformed or forged, a ledger went back, too few heads, or peers were asked otherwise.
         """
-        if not isinstance(heads, Mapping) or not all(isinstance(h, str) for h in heads.values()):
+        if not isinstance(heads, Mapping) or not all(isinstance(named, Mapping) for named in heads.values()):
             raise _refused("It brings no ledger heads.")
         parties = {party.name: party for party in plan.participants}
-        facts = {name: self._read(parties.get(str(name)), str(head)) for name, head in heads.items()}
-        if self.name in heads:
-            self.ledger.check_anchor(str(heads[self.name]))
-        for name, fact in facts.items():
-            if name != self.name:
-                self._keep(parties[name], fact, str(heads[name]))
-        if before is not None:
-            _check_same_step(plan, facts, before, own_request)
+        facts: dict[str, dict[str, LedgerHead]] = {}
+        for step, named in heads.items():
+            facts[str(step)] = {str(n): self._take_in(parties.get(str(n)), str(h)) for n, h in named.items()}
+        for step_done, own_request in done.items():
+            at = facts.get(str(step_done), {})
+            _check_same_step(plan, [f for n, f in at.items() if parties[n].key in counted], step_done, own_request)
+
+    def _take_in(self, party: Party | None, head: str) -> LedgerHead:
+        facts = self._read(party, head)
+        assert party is not None
+        if party.name == self.name:
+            self.ledger.check_anchor(head)
+        else:
+            self._keep(party, facts, head)
+        return facts
+
+    def keep_own(self, head: str) -> None:
+        """Keep this hospital's newest head beside its ledger, to be looked for when the vault opens again."""
+        write_atomically(self.folder / "own.json", json.dumps({"head": head}).encode(), mode=0o600)
+
+    def check_own(self) -> None:
+        """Whether the ledger still holds the newest head that it signed.
+
+        Raises:
+            ProtocolViolation: it went back.
+        """
+        file = self.folder / "own.json"
+        if file.exists():
+            self.ledger.check_anchor(str(json.loads(file.read_bytes())["head"]))
 
     def _read(self, party: Party | None, head: str) -> LedgerHead:
         if party is None:
@@ -87,13 +110,13 @@ class Anchors:
         return str(json.loads(file.read_bytes())["head"]) if file.exists() else None
 
 
-def _check_same_step(plan: Plan, facts: Mapping[str, LedgerHead], before: int, own_request: bytes | None) -> None:
-    at = [fact for fact in facts.values() if (fact.plan, fact.step) == (plan.digest, before)]
+def _check_same_step(plan: Plan, facts: Sequence[LedgerHead], step: int, own_request: bytes | None) -> None:
+    at = [fact for fact in facts if (fact.plan, fact.step) == (plan.digest, step)]
     if len(at) < plan.study.federation.quorum:
-        raise _refused(f"It brings fewer ledger heads of step {before} than the quorum.")
+        raise _refused(f"It brings fewer ledger heads of step {step} than the quorum.")
     requests = {fact.request for fact in at} | ({own_request.hex()} if own_request is not None else set())
     if len(requests) > 1:
-        raise _refused(f"Hospitals were asked different things at step {before}.")
+        raise _refused(f"Hospitals were asked different things at step {step}.")
 
 
 def _refused(why: str) -> ProtocolViolation:

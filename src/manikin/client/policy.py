@@ -193,10 +193,15 @@ class Policy:
         yield Ruling("this hospital", _names(plan.participants), f"{own.name} with its present key", named)
         gone = [party for party in plan.participants if party.key in self.revoked]
         yield Ruling("revoked keys", _names(gone) or "none", "none", not gone)
-        counted = {p.key for p in plan.participants if p == own or p in self._pins(self.peers, today)} - self.revoked
+        counted = self.counted(plan, today=today)
         quorum = max(plan.study.federation.quorum, self.limits.quorum_min)
         yield Ruling("verified hospitals", str(len(counted)), f"at least {quorum}", len(counted) >= quorum)
         yield _least("quorum", plan.study.federation.quorum, self.limits.quorum_min)
+
+    def counted(self, plan: Plan, *, today: datetime.date) -> frozenset[str]:
+        """Keys of the participants that count for a quorum: this hospital, and peers that it pinned."""
+        pinned = self._pins(self.peers, today)
+        return frozenset(p.key for p in plan.participants if p == self.own or p in pinned) - self.revoked
 
     def _pins(self, pins: Sequence[Pin], today: datetime.date) -> list[Party]:
         return [Party(p.name, p.key) for p in pins if p.counts(today) and p.key not in self.revoked]

@@ -9,6 +9,7 @@ hospital. The same object answers embedded and behind a socket (`service`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import Counter
@@ -22,11 +23,12 @@ import torch
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from manikin import __version__
 from manikin.client.agreements import require_approval
 from manikin.client.anchors import Anchors
 from manikin.client.canary import answer_canary
 from manikin.client.cohort import Cohort, Hospital
-from manikin.client.egress import EgressLog
+from manikin.client.egress import EgressLog, unaccounted
 from manikin.client.enrolment import former_keys
 from manikin.client.policy import Policy
 from manikin.common import frames, generators
@@ -54,7 +56,7 @@ from manikin.privacy.mechanisms import release_sum
 from manikin.privacy.randomness import Stream
 
 UNLIMITED = 1e9  # embedded, without a policy: the ledger counts, and nothing stops
-_CODES: dict[type[ManikinError], RefusalCode] = {
+_CODES: dict[type[Exception], RefusalCode] = {
     ProtocolViolation: "protocol-violation",
     PolicyRefusal: "policy-refusal",
 }
@@ -75,21 +77,26 @@ class Vault:
         self._key = Hospital.open(folder).signing_key
         former = former_keys(folder)
         self.ledger = Ledger(folder / "ledger.sqlite", hospital=self.cohort.name, signer=self._key, former_keys=former)
-        self._check_books(former)
         self._egress = EgressLog(folder / "egress.sqlite", signer=self._key)
         self._anchors = Anchors(folder / "anchors", self.ledger, self.cohort.name)
+        self._check_books(former)
         self._plans: dict[str, Plan] = {}
         self._patients: dict[str, dict[str, list[Patient]]] = {}
         self._counts: Counter[str] = Counter()
         self._one_at_a_time = threading.Lock()
 
     def _check_books(self, former: tuple[bytes, ...]) -> None:
-        """A ledger that was edited takes part in nothing."""
+        """A ledger that was edited, or is older than what was signed or sent, takes part in nothing."""
         found = self.ledger.verify(self._key.public_key, former_keys=former)
-        if not found.holds:
+        problem = "" if found.holds else found.problems[0]
+        lost = unaccounted(self._egress.messages(), self.ledger.spent())
+        if lost:
+            problem = f"It lacks step {lost[0].step} of a plan, which the egress log says was answered."
+        if problem:
             raise StorageFailure(
-                "The ledger does not hold.", found.problems[0], "Restore it; see `manikin hospital ledger --verify`."
+                "The ledger does not hold.", problem, "Restore it; see `manikin hospital ledger --verify`."
             )
+        self._anchors.check_own()
 
     def exchange(self, frame: bytes) -> bytes:
         """Answer one frame; never raises. What leaves is entered in the egress log first."""
@@ -106,7 +113,11 @@ class Vault:
             return self._send(task, answer)
 
     def _refusal(self, error: Exception) -> Refused:
-        known = isinstance(error, ManikinError)
+        self._note(error)
+        return Refused(_CODES.get(type(error), "unavailable"))
+
+    def _note(self, error: Exception) -> None:
+        """Leave the text of a failure at the hospital, where its engineer reads it."""
         text = {
             "code": error.code if isinstance(error, ManikinError) else "error",
             "what": error.what if isinstance(error, ManikinError) else "Something went wrong that should not.",
@@ -114,7 +125,6 @@ class Vault:
             "next_step": error.next_step if isinstance(error, ManikinError) else "Report it.",
         }
         write_atomically(self.folder / "last-refusal.json", json.dumps(text).encode(), mode=0o600)
-        return Refused(_CODES.get(type(error), "unavailable") if known else "unavailable")  # type: ignore[arg-type]
 
     def _send(self, task: Task | None, answer: Reply | Refused) -> bytes:
         content = frames.encode_reply(answer)
@@ -160,6 +170,7 @@ class Vault:
             return self._open(task).signed(self._key, task)
         plan = self._plan(task.plan_digest)
         self._admit(plan, task)
+        self._check_promise(plan)
         if task.action == "canary":
             return answer_canary(task, plan, self._key, name=self.cohort.name)
         step = self._step(plan, task)
@@ -173,9 +184,8 @@ class Vault:
         if plan.digest != task.plan_digest:
             raise ProtocolViolation("A plan was refused.", "Its digest is another one.", "Ask for the plan again.")
         self._admit(plan, task)
-        self._anchors.check(plan, task.parameters.get("heads"), before=None, own_request=None)
-        self._check_budget(plan)
-        self._check_unit(plan)
+        self._check_promise(plan)
+        self._anchors.check(plan, task.parameters.get("heads"), done={}, counted=())
         write_atomically(self._plan_file(plan.digest), plan.canonical, mode=0o600)
         self._plans[plan.digest] = plan
         self._load(plan)
@@ -192,11 +202,11 @@ class Vault:
                 "It does not name this hospital with its present key.",
                 "Enrol again, and ask the coordinator for a plan with the new key.",
             )
-        policy = self._policy()
-        if policy is not None:
-            policy.check_plan(plan, today=self._today())
-            require_approval(self.folder, plan)
         task.check_signature(plan.coordinator.public_key)
+        policy = self._policy()
+        if policy is not None:  # the approval first: only a plan that a person saw is looked at closely
+            require_approval(self.folder, plan)
+            policy.check_plan(plan, today=self._today())
 
     def _today(self) -> date:
         """The date, or that of the last message that left if the clock was set back: a key that expired stays so."""
@@ -209,10 +219,25 @@ class Vault:
         return Policy.load(self.folder)
 
     def _check_heads(self, plan: Plan, step: Step, task: Task) -> None:
+        """Whether all who count were asked the same at the last charged step, and at the last that was taken here."""
         charged = [s.index for s in plan.steps() if s.action in ("release", "train") and s.index < step.index]
-        before = charged[-1] if charged else None
-        own = self.ledger.request(plan.digest, before) if before is not None else None
-        self._anchors.check(plan, task.parameters.get("heads"), before=before, own_request=own)
+        own = {index: self.ledger.request(plan.digest, index) for index in charged}
+        taken = [index for index, request in own.items() if request is not None]
+        policy = self._policy()
+        counted = policy.counted(plan, today=self._today()) if policy else {p.key for p in plan.participants}
+        done = {index: own[index] for index in {*charged[-1:], *taken[-1:]}}
+        self._anchors.check(plan, task.parameters.get("heads"), done=done, counted=counted)
+
+    def _check_promise(self, plan: Plan) -> None:
+        """Whether the plan keeps its ε by this version's accountants, and its unit by this cohort."""
+        if plan.code_version != __version__:
+            raise PolicyRefusal(
+                "A plan was refused.",
+                f"It was made by version {plan.code_version}, and this is {__version__}.",
+                "Ask the coordinator for a plan of this version.",
+            )
+        self._check_budget(plan)
+        self._check_unit(plan)
 
     def _check_budget(self, plan: Plan) -> None:
         spent = plan_epsilon(plan).value
@@ -241,7 +266,10 @@ class Vault:
                 raise ProtocolViolation(
                     "A task was refused.", "Its plan was never opened here.", "Open the plan before asking its steps."
                 )
-            self._plans[digest] = Plan.from_dict(json.loads(file.read_bytes()))
+            plan = Plan.from_dict(json.loads(file.read_bytes()))
+            if plan.digest != digest:
+                raise StorageFailure("A plan on disk was changed.", "Its digest is another one.", "Open it again.")
+            self._plans[digest] = plan
         return self._plans[digest]
 
     def _step(self, plan: Plan, task: Task) -> Step:
@@ -272,6 +300,7 @@ class Vault:
             arrays = work(plan, step, task, noise)
             reach("vault: step computed")
             self.ledger.commit(reservation, save_arrays(arrays))
+            self._anchors.keep_own(self.ledger.latest())
             reach("vault: step committed")
         else:
             arrays = load_arrays(reservation.reply)
@@ -298,7 +327,7 @@ class Vault:
             (family.statistic(patient) for patient in self._load(plan)["train"]),
             sensitivity=family.norm_bound,
             noise_multiplier=noise,
-            stream=Stream(self.cohort.secret, request=task.digest, purpose="release"),
+            stream=Stream(self.cohort.secret, request=self._bound(plan, task), purpose="release"),
         )
         return {"sum": total}
 
@@ -308,6 +337,7 @@ class Vault:
         model = self._generator(plan.generator_spec(), task)
         if not isinstance(model, Trainable):
             raise Misconfigured(f"{plan.study.generator.family} is not trained by gradients.", "", "Drop the stage.")
+        request = self._bound(plan, task)
         engine.train(
             model,
             self._load(plan)["train"],
@@ -321,20 +351,46 @@ class Vault:
                 ema=stage.ema,
             ),
             steps=plan.sgd_steps(step),
-            stream_for=lambda i: Stream(self.cohort.secret, request=task.digest, purpose=f"sgd step {i}"),
+            stream_for=lambda i: Stream(self.cohort.secret, request=request, purpose=f"sgd step {i}"),
         )
         return {name: tensor.detach().numpy() for name, tensor in model.state().items()}
+
+    def _bound(self, plan: Plan, task: Task) -> bytes:
+        """What noise is bound to: the request, the code, and the very images that it hides.
+
+        So the same request to another cohort, after a ledger was lost, never meets the same noise twice.
+        """
+        digest = hashlib.sha256(task.digest + __version__.encode())
+        for patient in self._load(plan)["train"]:
+            for part in (patient.key.encode(), patient.images.tobytes(), patient.labels.tobytes()):
+                digest.update(hashlib.sha256(part).digest())
+        return digest.digest()
 
     def _generator(self, spec: GeneratorSpec, task: Task) -> Generator:
         return generators.load(spec, {name: torch.from_numpy(array) for name, array in task.arrays.items()})
 
     def _audit(self, plan: Plan, task: Task) -> Reply:
-        """Audit at home: the page is the hospital's own, and only the acknowledgement leaves."""
+        """Audit at home, once: the page is the hospital's own, and the acknowledgement leaves whatever was found."""
         arrays = dict(task.arrays)
-        synthetic, labels = (arrays.pop(name, None) for name in ("synthetic.images", "synthetic.labels"))
-        if synthetic is None or labels is None:
-            raise ProtocolViolation("An audit was refused.", "It brought no synthetic images.", "Ask it again.")
+        synthetic, labels = _synthetic(plan, arrays)
         model = generators.load(plan.generator_spec(), {n: torch.from_numpy(a) for n, a in arrays.items()})
+        self._pin_audit(plan, task)
+        try:
+            self._audit_at_home(plan, model, synthetic, labels)
+        except Exception as error:  # noqa: BLE001 (that an audit failed may depend on a patient, and stays here)
+            self._note(error)
+        return Reply(name=self.cohort.name)
+
+    def _pin_audit(self, plan: Plan, task: Task) -> None:
+        """One audit request a plan: another one could be built to ask about a patient."""
+        file = self.folder / "plans" / f"{plan.digest}.audit"
+        if file.exists() and file.read_bytes() != task.digest:
+            raise ProtocolViolation(
+                "An audit was refused.", "This plan was audited with another request.", "Ask the same again."
+            )
+        write_atomically(file, task.digest, mode=0o600)
+
+    def _audit_at_home(self, plan: Plan, model: Generator, synthetic: Any, labels: Any) -> None:
         patients, study = self._load(plan), plan.study
         settings = AuditSettings(
             fpr=study.audit.fpr,
@@ -363,9 +419,35 @@ class Vault:
             show_pairs=True,
         )
         write_report(self.folder / "reports" / plan.digest[:12], result, context=context)
-        return Reply(name=self.cohort.name)
 
 
 def _described(reply: Reply) -> list[dict[str, Any]]:
     """What the egress log says of the arrays that leave."""
     return [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in sorted(reply.arrays.items())]
+
+
+def _synthetic(plan: Plan, arrays: dict[str, Any]) -> tuple[Any, Any]:
+    """The synthetic images and labels of an audit, taken out of its arrays; looks at the task alone.
+
+    Raises:
+        ProtocolViolation: they are missing, or not images and labels of the study.
+    """
+    data = plan.study.data
+    images, labels = arrays.pop("synthetic.images", None), arrays.pop("synthetic.labels", None)
+    sound = (
+        images is not None
+        and labels is not None
+        and images.dtype == np.float32
+        and images.shape == (len(labels), len(data.channels), *data.shape)
+        and len(labels) == plan.study.audit.synthetic
+        and labels.dtype == np.int64
+        and labels.ndim == 1
+        and labels.min() >= 0
+        and labels.max() < len(data.labels)
+        and float(np.abs(images).max()) <= 1
+    )
+    if not sound:
+        raise ProtocolViolation(
+            "An audit was refused.", "It brought no synthetic images of the study.", "Ask it again."
+        )
+    return images, labels

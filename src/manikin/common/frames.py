@@ -24,7 +24,8 @@ from safetensors.numpy import load, save
 from manikin.common.errors import ProtocolViolation
 from manikin.common.wire import ARRAYS_BYTES_MAX, Arrays, RefusalCode, Refused, Reply, Task, check_arrays
 
-HEAD_BYTES_MAX = 4 << 20  # a plan of a few hundred hospitals, and their ledger heads
+HEAD_BYTES_MAX = 16 << 20  # a plan of some hundred hospitals, and their ledger heads of some hundred rounds
+STEPS_MAX = 1 << 31
 FRAME_BYTES_MAX = ARRAYS_BYTES_MAX + HEAD_BYTES_MAX
 LENGTH_BYTES = 8
 _KEY = "manikin"
@@ -37,8 +38,8 @@ class _Head(BaseModel):
 
 
 class _TaskHead(_Head):
-    plan: str = Field(max_length=64)
-    step: int
+    plan: str = Field(pattern="^[0-9a-f]{64}$")
+    step: int = Field(ge=0, lt=STEPS_MAX)
     action: str = Field(max_length=32)
     parameters: dict[str, Any]
     signature: str

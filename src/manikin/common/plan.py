@@ -82,18 +82,31 @@ class Plan:
         """This plan between these parties.
 
         Raises:
-            Misconfigured: two participants share a name or a key, or there are fewer than the quorum.
+            Misconfigured: two parties share a name or a key, fewer participants than the quorum, or twice as many.
         """
         parties = tuple(participants)
-        if len({p.name for p in parties}) < len(parties) or len({p.key for p in parties}) < len(parties):
-            raise Misconfigured("Two participants share a name or a key.", "", "Enrol each hospital once.")
-        if len(parties) < self.study.federation.quorum:
+        plan = replace(self, coordinator=coordinator, participants=parties)
+        problem = plan._problem_with_parties()
+        if problem:
             raise Misconfigured(
-                f"The study's quorum is {self.study.federation.quorum}, and {len(parties)} hospitals are enrolled.",
-                "",
-                "Enrol more hospitals, or propose another study.",
+                "The study cannot be proposed to these hospitals.", problem, "Enrol others, or propose another study."
             )
-        return replace(self, coordinator=coordinator, participants=parties)
+        return plan
+
+    def _problem_with_parties(self) -> str:
+        """Why these parties cannot follow this plan; empty if they can."""
+        parties, federation = self.participants, self.study.federation
+        keys = {party.key for party in parties} | ({self.coordinator.key} if self.coordinator else set())
+        if len({party.name for party in parties}) < len(parties) or len(keys) < len(parties) + bool(self.coordinator):
+            return "Two parties share a name or a key."
+        if not federation.quorum <= len(parties) < 2 * federation.quorum:
+            return (
+                f"The quorum is {federation.quorum}, and {len(parties)} hospitals are named: they must be at least the "
+                "quorum, and fewer than twice as many, or two halves could be told different things."
+            )
+        if isinstance(federation.weights, tuple) and len(federation.weights) != len(parties):
+            return f"{len(federation.weights)} weights are planned for {len(parties)} hospitals."
+        return ""
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Plan:
@@ -112,6 +125,9 @@ class Plan:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ProtocolViolation("A plan was refused.", f"It lacks {error}.", "Ask for the plan again.") from None
+        problem = plan._problem_with_parties() if plan.participants or plan.coordinator else ""
+        if problem:
+            raise ProtocolViolation("A plan was refused.", problem, "Ask the coordinator to propose it again.")
         if len(plan.noise_multipliers) != len(plan.study.stage):
             raise ProtocolViolation("A plan was refused.", "It has not one noise a stage.", "Ask for the plan again.")
         for stage, noise in zip(plan.study.stage, plan.noise_multipliers, strict=True):

@@ -201,6 +201,12 @@ def _conclude(
     rounds: Rounds = finished["rounds"]
     audits, verdicts = collect_audits(plan, out, dict(zip(names, hospitals, strict=True)))
     verdict = combine(verdicts)
+    if len(verdicts) < plan.study.federation.quorum:
+        raise AuditFailed(
+            "An audit came to no verdict, so nothing was signed.",
+            f"{len(verdicts)} hospitals have a page of it, and the quorum is {plan.study.federation.quorum}.",
+            "Read last-refusal.json in the hospitals' folders, then run the same command with --resume.",
+        )
     if verdict == "fail":
         raise AuditFailed(
             "An audit failed, so nothing was signed.",

@@ -60,7 +60,8 @@ class GridChannel:
     ) -> None:
         self._grid, self._key, self._poll_s = grid, key, poll_s
         self._keys = {party.name: party.public_key for party in parties}
-        self._nodes = {name: node for node, name in nodes.items() if name in self._keys}
+        known = {name: node for node, name in nodes.items()}
+        self._nodes = {party.name: known[party.name] for party in parties if party.name in known}
         self.names = tuple(self._nodes)
         self.bytes_out = self.bytes_in = 0
 

@@ -24,7 +24,7 @@ class Checkpoint:
         state: the generator's tensors after them.
         attendance: for each step, the hospitals that missed it and why.
         seconds: seconds spent in each kind of move.
-        heads: the hospitals' signed ledger heads after the last charged step: the next task carries them.
+        heads: the hospitals' signed ledger heads after each charged step: the next task carries them.
         latest_heads: the newest head of each hospital, also of one that missed the last step.
     """
 
@@ -32,7 +32,7 @@ class Checkpoint:
     state: dict[str, Tensor] = field(default_factory=dict)
     attendance: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    heads: dict[str, str] = field(default_factory=dict)
+    heads: dict[str, dict[str, str]] = field(default_factory=dict)
     latest_heads: dict[str, str] = field(default_factory=dict)
 
 

@@ -20,6 +20,7 @@ from manikin.common.files import write_atomically
 from manikin.common.generators.sampling import balanced, draw
 from manikin.common.keys import SigningKey
 from manikin.common.plan import Party, Plan
+from manikin.privacy.chain import read_head
 from manikin.server.agreements import Coordinator, load_plan, require_approvals
 from manikin.server.channel import Channel
 from manikin.server.checkpoints import Checkpoints
@@ -61,6 +62,30 @@ class Status:
         self.update(phase="", seconds=seconds)
 
 
+class Heads:
+    """The newest ledger head of each hospital over all plans, in `heads.json`: sent when a plan is opened."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def _read(self) -> dict[str, str]:
+        return dict(json.loads(self._file.read_bytes())) if self._file.exists() else {}
+
+    def keep(self, heads: Mapping[str, str]) -> None:
+        write_atomically(self._file, json.dumps(self._read() | dict(heads), sort_keys=True).encode())
+
+    def of(self, plan: Plan) -> dict[str, str]:
+        """Those of a plan's participants; one signed by a key that was rotated since is left to `ledger --anchor`."""
+        kept = {}
+        for party in plan.participants:
+            head = self._read().get(party.name)
+            with contextlib.suppress(ManikinError):
+                if head is not None:
+                    read_head(head, [party.public_key])
+                    kept[party.name] = head
+        return kept
+
+
 def conduct(folder: Path, open_channel: OpenChannel) -> None:
     """Run the plan of a run folder to its end, going on from the last checkpoint.
 
@@ -78,7 +103,9 @@ def conduct(folder: Path, open_channel: OpenChannel) -> None:
         home = Coordinator.open(folder.parents[2])
         plan = load_plan(home, folder.parent.name)
         channel = open_channel(_nodes(folder), require_approvals(home, plan), home.signing_key)
-        rounds = Rounds(plan, channel, Checkpoints(folder, plan.digest), phase=status.phase)
+        held = Heads(home.folder / "heads.json")
+        rounds = Rounds(plan, channel, Checkpoints(folder, plan.digest), phase=status.phase, keep_heads=held.keep)
+        rounds.checkpoint.latest_heads = held.of(plan)
         status.also = lambda: {
             "attendance": rounds.checkpoint.attendance,
             "bytes": {"in": channel.bytes_in, "out": channel.bytes_out},

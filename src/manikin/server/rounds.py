@@ -8,6 +8,7 @@ ends with the same generator as one that was not.
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,18 +20,21 @@ import torch
 from torch import Tensor
 
 from manikin.common import generators
-from manikin.common.errors import TransportFailure
+from manikin.common.errors import ManikinError, TransportFailure
 from manikin.common.faults import reach
 from manikin.common.generators import Generator, Releasable
+from manikin.common.images import Patient
 from manikin.common.plan import Plan, Step
 from manikin.common.study import PretrainStage, ReleaseStage, TrainStage
 from manikin.common.wire import Arrays, Reply, Task
+from manikin.privacy.chain import read_head
 from manikin.server.aggregation import add_sums, average_states
 from manikin.server.channel import Channel, Missing
 from manikin.server.checkpoints import Checkpoint, Checkpoints
 from manikin.server.pretraining import adapt, pretrain, prior_images
 
 CANARY_STEP = 0
+Layout = Mapping[str, tuple[tuple[int, ...], str]]  # shape and dtype by name
 Advance = Callable[[int], None]
 Phase = Callable[[str, int | None], contextlib.AbstractContextManager[Advance]]
 
@@ -58,9 +62,19 @@ class Rounds:
         channel: the hospitals.
         checkpoints: where the run stands.
         phase: shows progress.
+        keep_heads: told of each charged step's ledger heads, by hospital.
     """
 
-    def __init__(self, plan: Plan, channel: Channel, checkpoints: Checkpoints, *, phase: Phase = silent) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        channel: Channel,
+        checkpoints: Checkpoints,
+        *,
+        phase: Phase = silent,
+        keep_heads: Callable[[Mapping[str, str]], None] = lambda _: None,
+    ) -> None:
+        self.keep_heads = keep_heads
         self.plan, self.channel, self.checkpoints, self.phase = plan, channel, checkpoints, phase
         self.checkpoint = checkpoints.load() or Checkpoint()
         self.generator = generators.create(plan.generator_spec())
@@ -72,7 +86,8 @@ class Rounds:
             TransportFailure: fewer hospitals than the quorum answered; what is done stands in the checkpoint.
         """
         self.ask(
-            self.plan.steps()[0], parameters={"plan": self.plan.to_dict(), "heads": dict(self.checkpoint.latest_heads)}
+            self.plan.steps()[0],
+            parameters={"plan": self.plan.to_dict(), "heads": {"latest": dict(self.checkpoint.latest_heads)}},
         )
         if self.checkpoint.done:
             self.generator.load_state(self.checkpoint.state)
@@ -97,7 +112,8 @@ class Rounds:
             TransportFailure: fewer hospitals than the quorum answered.
         """
         self.ask(self.plan.steps()[0], parameters={"plan": self.plan.to_dict(), "heads": {}})
-        self.ask(Step(CANARY_STEP, "canary", -1), arrays=to_numpy(self.generator.state()))
+        state = to_numpy(self.generator.state())
+        self.ask(Step(CANARY_STEP, "canary", -1), arrays=state, expected=layout(state))
 
     def _complete(self) -> None:
         """What a family does once after its last move: post-processing, seeded by the plan."""
@@ -145,7 +161,9 @@ class Rounds:
             family.set_prior(self.prior)
         assert isinstance(family, Releasable)
         assert move.step is not None
-        replies = self.ask(move.step, arrays=to_numpy(family.state()))
+        blank = Patient("", np.zeros((1, family.spec.channels, *family.spec.shape), np.float32), np.zeros(1, np.int64))
+        expected = {"sum": (family.statistic(blank).shape, "float64")}
+        replies = self.ask(move.step, arrays=to_numpy(family.state()), expected=expected)
         total = add_sums([np.asarray(reply.arrays["sum"]) for reply in replies.values()])
         noise = self.plan.noise_multipliers[move.stage]
         assert noise is not None
@@ -156,7 +174,8 @@ class Rounds:
 
     def _train(self, move: Move) -> None:
         assert move.step is not None
-        replies = self.ask(move.step, arrays=to_numpy(self.generator.state()))
+        state = to_numpy(self.generator.state())
+        replies = self.ask(move.step, arrays=state, expected=layout(state))
         weights = self._weights(list(replies))
         self.generator.load_state(
             average_states(self.generator.state(), [reply.arrays for reply in replies.values()], weights)
@@ -167,17 +186,29 @@ class Rounds:
         if planned == "equal":
             return [1.0] * len(names)
         assert not isinstance(planned, str)
-        return [planned[self.channel.names.index(name)] for name in names]
+        order = [party.name for party in self.plan.participants] or list(self.channel.names)
+        return [planned[order.index(name)] for name in names]
 
     def ask(
-        self, step: Step, *, parameters: Mapping[str, Any] | None = None, arrays: Arrays | None = None
+        self,
+        step: Step,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        arrays: Arrays | None = None,
+        expected: Layout | None = None,
     ) -> dict[str, Reply]:
         """Ask every hospital one step; the replies by name, in the channel's order.
+
+        Args:
+            step: of the plan.
+            parameters: of the task; the ledger heads of all charged steps so far if None.
+            arrays: of the task.
+            expected: shape and dtype of each array of a reply; none if None.
 
         Raises:
             TransportFailure: fewer than the quorum answered; names each that did not, and the code of its reason.
         """
-        content = {"heads": dict(self.checkpoint.heads)} if parameters is None else parameters
+        content = {"heads": copy.deepcopy(self.checkpoint.heads)} if parameters is None else parameters
         task = Task(self.plan.digest, step.index, step.action, content, arrays or {})
         federation = self.plan.study.federation
         with self.phase(self._title(step), len(self.channel.names)) as advance:
@@ -185,6 +216,12 @@ class Rounds:
             answers = self.channel.ask(dict.fromkeys(self.channel.names, task), deadline_s=federation.round_deadline_s)
             reach("coordinator: step answered")
             advance(len(answers))
+        answers = {
+            name: answer
+            if isinstance(answer, Missing) or self._sound(name, task, answer, expected or {})
+            else Missing("malformed")
+            for name, answer in answers.items()
+        }
         missing = {name: answer.code for name, answer in answers.items() if isinstance(answer, Missing)}
         if missing:
             self.checkpoint.attendance[str(step.index)] = missing
@@ -198,9 +235,34 @@ class Rounds:
             )
         answered = {name: reply for name, reply in replies.items() if isinstance(reply, Reply)}
         if step.action in ("release", "train"):
-            self.checkpoint.heads = {name: reply.head for name, reply in answered.items() if reply.head}
-            self.checkpoint.latest_heads |= self.checkpoint.heads
+            heads = {name: reply.head for name, reply in answered.items() if reply.head}
+            self.checkpoint.heads[str(step.index)] = heads
+            self.checkpoint.latest_heads |= heads
+            self.keep_heads(heads)
         return answered
+
+    def _sound(self, name: str, task: Task, reply: Reply, expected: Layout) -> bool:
+        """Whether a reply is what the step gives: its arrays, and a ledger head of this very step.
+
+        One hospital that answers otherwise is missing, and cannot stop the others.
+        """
+        if {n: (a.shape, str(a.dtype)) for n, a in reply.arrays.items()} != expected:
+            return False
+        keys = [party.public_key for party in self.plan.participants if party.name == name]
+        if not keys:
+            return True
+        if task.action not in ("release", "train"):
+            return not reply.head
+        try:
+            head, _ = read_head(reply.head, keys)
+        except ManikinError:
+            return False
+        return (head.hospital, head.plan, head.step, head.request) == (
+            name,
+            task.plan_digest,
+            task.step,
+            task.digest.hex(),
+        )
 
     def _title(self, step: Step) -> str:
         if step.action == "train":
@@ -218,3 +280,8 @@ class Rounds:
 def to_numpy(state: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
     """A state as it travels."""
     return {name: tensor.detach().to(torch.device("cpu")).contiguous().numpy() for name, tensor in state.items()}
+
+
+def layout(arrays: Arrays) -> Layout:
+    """Shape and dtype of each array."""
+    return {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}

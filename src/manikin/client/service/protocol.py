@@ -21,7 +21,7 @@ SERVICE = "manikin.Vault"
 EXCHANGE, COUNTERS, READY = "Exchange", "Counters", "Ready"
 
 CHUNK_BYTES = 1 << 20
-FRAME_BYTES_MAX = (1 << 30) + (4 << 20)  # as in manikin.common.frames, which a gateway cannot import without numpy
+FRAME_BYTES_MAX = (1 << 30) + (16 << 20)  # as in manikin.common.frames, which a gateway cannot import without numpy
 SIZE_BYTES = 8
 SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un holds 108 with the closing zero
 
