@@ -8,6 +8,7 @@ from manikin.client.gateway import NEEDED, Gateway
 from manikin.common.certificates import new_node_key
 from manikin.common.errors import Misconfigured
 from manikin.common.files import write_atomically
+from manikin.common.processes import only_one
 
 
 @pytest.fixture
@@ -62,3 +63,20 @@ def test_an_address_that_is_none_is_refused(folder, content):
     write_atomically(folder / "superlink.json", content)
     with pytest.raises(Misconfigured, match="address"):
         Gateway.open(folder)
+
+
+def test_a_second_gateway_is_refused_and_leaves_the_secret_of_the_first(folder, tmp_path, monkeypatch):
+    gateway = Gateway.open(folder)
+    gateway.processes(tmp_path / "vault.sock")
+    secret = (folder / "home" / "superexec.secret").read_bytes()
+    started = []
+    monkeypatch.setattr("manikin.client.gateway.Supervised.start", lambda process: started.append(process))
+    monkeypatch.setattr("manikin.client.gateway.START_S", 0.0)
+    with (
+        only_one(folder / "home" / "gateway.lock", "x"),
+        pytest.raises(Misconfigured, match="This gateway is running already") as refused,
+    ):
+        gateway.run(tmp_path / "vault.sock")
+    assert refused.value.exit_code == 10
+    assert not started
+    assert (folder / "home" / "superexec.secret").read_bytes() == secret

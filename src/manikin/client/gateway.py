@@ -31,6 +31,7 @@ from manikin.common.processes import (
     ending_signals,
     flower_environment,
     free_port,
+    only_one,
     script,
     split_address,
     supervising,
@@ -104,9 +105,16 @@ class Gateway:
         ]
 
     def run(self, socket: Path, *, port: int | None = None) -> None:
-        """Run until SIGTERM or Ctrl-C."""
+        """Run until SIGTERM or Ctrl-C.
+
+        Raises:
+            Misconfigured: it is running already.
+        """
         os.umask(0o077)
-        node, executor = self.processes(socket, port=port)
+        with only_one(self.folder / "home" / "gateway.lock", "This gateway"):
+            self._run(*self.processes(socket, port=port))
+
+    def _run(self, node: Supervised, executor: Supervised) -> None:
         listening = _port_of(node)
         with ending_signals(), supervising([node, executor]), contextlib.suppress(KeyboardInterrupt):
             node.start()

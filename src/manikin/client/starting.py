@@ -19,7 +19,7 @@ from pathlib import Path
 from manikin.client.gateway import Gateway
 from manikin.client.service import SocketPort
 from manikin.common.errors import ManikinError, Misconfigured, TransportFailure
-from manikin.common.processes import GRACE_S, WATCH_S, Supervised, ending_signals, supervising, wait_until
+from manikin.common.processes import GRACE_S, WATCH_S, Supervised, ending_signals, only_one, supervising, wait_until
 
 VAULT_START_S = 300.0  # a cohort of some size is opened before the vault answers
 COMMAND = (sys.executable, "-P", "-m", "manikin", "hospital")
@@ -62,11 +62,16 @@ def start_hospital(
     """Run vault and gateway until SIGTERM or Ctrl-C, and end both.
 
     Raises:
-        Misconfigured: something is missing.
+        Misconfigured: something is missing, or this hospital is running already.
         TransportFailure: the vault does not start; its own words are given.
     """
-    vault, gateway, socket = hospital_processes(hospital, group=group, gateway_user=gateway_user, network=network)
-    with ending_signals(), supervising([vault, gateway]), contextlib.suppress(KeyboardInterrupt):
+    Gateway.open(hospital / "gateway")  # what is no hospital's folder is left as it is
+    with contextlib.ExitStack() as running:
+        running.enter_context(only_one(hospital / "start.lock", "This hospital"))
+        vault, gateway, socket = hospital_processes(hospital, group=group, gateway_user=gateway_user, network=network)
+        running.enter_context(ending_signals())
+        running.enter_context(supervising([vault, gateway]))
+        running.enter_context(contextlib.suppress(KeyboardInterrupt))
         start_vault(vault, socket)
         say("The vault is open" + (", with a network as asked." if network else ", and has no network."))
         gateway.start()
@@ -91,7 +96,7 @@ def start_vault(vault: Supervised, socket: Path) -> None:
     def answers() -> bool:
         with contextlib.suppress(ManikinError):
             port.ready()
-            return True
+            return vault.ended() is None  # otherwise another one answers
         return False
 
     try:
