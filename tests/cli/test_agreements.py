@@ -166,6 +166,20 @@ def test_one_thing_at_a_time(manikin, tmp_path, extra):
     assert "--coordinator" in err
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["--rotate", "--until", "2999-12-31"],
+        ["--revoke", "x", "--fingerprint", "0123 4567 89ab cdef"],
+        ["--peer", "x", "--group", "y"],
+    ],
+)
+def test_an_option_of_another_act_is_refused(manikin, tmp_path, extra):
+    code, _, err = manikin("hospital", "enroll", "--hospital", tmp_path, *extra)
+    assert code == 10
+    assert "does not belong" in err
+
+
 def test_what_is_no_document_is_refused_and_a_missing_file_named(manikin, coordinator, join, tmp_path):
     north = join("north")[0]
     (tmp_path / "junk").write_bytes(b"junk")

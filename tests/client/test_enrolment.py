@@ -134,6 +134,15 @@ def test_a_date_given_later_ends_the_pin(enrolled, coordinator):
     assert pin.until == TODAY
 
 
+def test_nothing_is_pinned_until_a_day_that_is_over(enrolled, south, coordinator):
+    before, over = (enrolled / "policy.toml").read_bytes(), TODAY - datetime.timedelta(days=1)
+    with pytest.raises(Misconfigured, match="is over"):
+        enroll(enrolled, coordinator.card(), coordinator.said, until=over)
+    with pytest.raises(Misconfigured, match="is over"):
+        pin_peer(enrolled, sent_by(south), said_by(south), until=over)
+    assert (enrolled / "policy.toml").read_bytes() == before
+
+
 def test_a_revoked_coordinator_cannot_be_joined(enrolled, coordinator):
     revoke_pin(enrolled, "Study")
     with pytest.raises(PolicyRefusal, match="revoked"):
@@ -252,8 +261,10 @@ def test_a_peers_new_key_follows_from_its_pinned_one_which_counts_no_more(enroll
 @pytest.mark.parametrize("state", ["unknown", "revoked", "expired", "renamed"])
 def test_a_new_key_follows_from_nothing_but_a_key_that_counts(enrolled, south, state):
     if state != "unknown":
-        until = TODAY - datetime.timedelta(days=1) if state == "expired" else None
-        pin_peer(enrolled, sent_by(south), said_by(south), until=until)
+        pin_peer(enrolled, sent_by(south), said_by(south), until=TODAY if state == "expired" else None)
+    if state == "expired":
+        file = enrolled / "policy.toml"
+        file.write_text(file.read_text().replace(f"until = {TODAY}", "until = 2020-01-01"))
     if state == "revoked":
         revoke_pin(enrolled, "South")
     if state == "renamed":

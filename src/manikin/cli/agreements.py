@@ -44,6 +44,13 @@ def enroll(
 
     if sum([coordinator is not None, bool(peer), rotate, revoke is not None]) != 1:
         raise Misconfigured("Say one thing to do.", "", "Give one of --coordinator, --peer, --rotate and --revoke.")
+    pins = coordinator is not None or bool(peer)
+    if (not pins and (fingerprint or until)) or (coordinator is None and group is not None):
+        raise Misconfigured(
+            "An option does not belong to what is to be done.",
+            "--fingerprint and --until go with --coordinator or --peer, --group with --coordinator.",
+            "Leave it out.",
+        )
     said, day = fingerprint or [], until.date() if until else None
     result: dict[str, Any] = {}
     if coordinator is not None:
@@ -61,9 +68,9 @@ def enroll(
             "Restart the vault."
         )
     if revoke is not None:
-        pins = enrolment.revoke_pin(hospital, revoke)
-        say(f"Revoked in policy.toml: {', '.join(f'{pin.name} ({pin.key[:16]})' for pin in pins)}.")
-        result["revoked"] = [pin.key for pin in pins]
+        found = enrolment.revoke_pin(hospital, revoke)
+        say(f"Revoked in policy.toml: {', '.join(f'{pin.name} ({pin.key[:16]})' for pin in found)}.")
+        result["revoked"] = [pin.key for pin in found]
     _finish_enrolment(hospital, result, json_output, introduced=coordinator is not None or rotate)
 
 

@@ -53,9 +53,11 @@ def enroll(
     Raises:
         VerificationFailed: the card is not signed by the key that it names, or that key is not the one read out.
         PolicyRefusal: the key is revoked in the policy.
-        Misconfigured: the folder is no hospital, its name cannot be enrolled, or its policy is damaged.
+        Misconfigured: the folder is no hospital, its name cannot be enrolled, its policy is damaged, or the last day
+            is over.
         StorageFailure: the disk is full or not writable.
     """
+    _refuse_past(until)
     hospital = Hospital.open(folder)
     known = agreements.introduced_by(card, Card)
     check_authority(known.ca.encode())
@@ -147,9 +149,10 @@ def pin_peer(folder: Path, content: bytes, said: Sequence[str], *, until: dateti
     Raises:
         VerificationFailed: the enrolment is not signed as it must be, or its key is not one that was read out.
         PolicyRefusal: this hospital has no policy, or the key is revoked in it.
-        Misconfigured: it is this hospital's own, or the policy is damaged.
+        Misconfigured: it is this hospital's own, the policy is damaged, or the last day is over.
         StorageFailure: the disk is full or not writable.
     """
+    _refuse_past(until)
     policy = Policy.load(folder)
     peer = agreements.introduced_by(content, Enrolment)
     if peer.key == policy.own.key:
@@ -220,6 +223,11 @@ def _fill_gateway(gateway: Path, card: Card, content: bytes, group: str | None) 
                 "There is no such group, or you are not in it.",
                 "Make it, or leave --group out and hand DIR/gateway over yourself.",
             ) from None
+
+
+def _refuse_past(until: datetime.date | None) -> None:
+    if until is not None and until < datetime.datetime.now(datetime.UTC).date():
+        raise Misconfigured(f"{until} is over.", "A key pinned until then would not count.", "Give a later day.")
 
 
 def _refuse_links(*paths: Path) -> None:
