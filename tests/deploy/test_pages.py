@@ -45,6 +45,13 @@ def test_the_usual_journey_is_four_commands(repository, name):
     assert [number for number, _ in numbered] == ["1", "2", "3", "4"]
 
 
+@pytest.mark.parametrize(
+    ("name", "file"), [("hospital.md", "DIR/gateway/client.pem"), ("coordinator.md", "NAME.client.pem")]
+)
+def test_what_sync_needs_first_is_on_both_pages(repository, name, file):
+    assert file in (repository / "docs" / name).read_text()
+
+
 @pytest.mark.parametrize("line", ["hospital fly DIR", "hospital init DIR --wings", "coordinator run --plan X --bog"])
 def test_what_does_not_exist_is_found(line):
     assert unknown(line.split())
