@@ -174,7 +174,7 @@ def _one_at_a_time(
     """What one process or thread reads and then writes, no other changes in between."""
 
     @functools.wraps(act)
-    def alone(coordinator: Coordinator, *args: Arguments.args, **settings: Arguments.kwargs) -> Done:
+    def alone(coordinator: Coordinator, /, *args: Arguments.args, **settings: Arguments.kwargs) -> Done:
         file = coordinator.folder / "lock"
         with storage_errors(file):
             descriptor = os.open(file, os.O_RDONLY | os.O_CREAT, 0o644)  # another user of the folder locks it too
