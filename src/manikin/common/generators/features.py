@@ -119,7 +119,6 @@ class FeatureMap:
 
 
 def cut(rows: Tensor) -> Tensor:
-    """Rows scaled down to norm 1 where they exceed it; what is not finite counts as zero."""
-    rows = torch.nan_to_num(rows, 0.0, 0.0, 0.0)  # scales that overflow must not tell whose image they overflow for
+    """Rows scaled down to norm 1 where they exceed it."""
     shorter: Tensor = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1.0)
     return shorter
