@@ -1,6 +1,7 @@
 """Nothing is allowed by default; each rule refuses what breaks it and nothing else; no patient is looked at."""
 
 import datetime
+import itertools
 import re
 import tomllib
 from dataclasses import replace
@@ -157,7 +158,7 @@ def test_a_pin_counts_until_its_day_and_not_after(hospital, plan):
     assert "verified hospitals: 1" in refusal(policy, plan, TODAY + datetime.timedelta(days=1))
 
 
-@pytest.mark.parametrize("key", [STUDY, SOUTH, WEST])
+@pytest.mark.parametrize("key", [STUDY, SOUTH, WEST], ids=itertools.count())
 def test_a_revoked_key_refuses_every_plan_that_names_it(hospital, plan, key):
     assert refusal(load(hospital, policy_text() + revoked_lines(key)), plan)
 

@@ -1,5 +1,6 @@
 """Certificates open lines for those they name, in the direction that they are for, and nothing more."""
 
+import itertools
 import socket
 import ssl
 import threading
@@ -123,7 +124,9 @@ def test_the_server_leaf_is_on_p256_and_no_authority():
     assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
 
-@pytest.mark.parametrize("public", [b"junk", new_reviewer_key().public, b"ecdsa-sha2-nistp384 AAAA"])
+@pytest.mark.parametrize(
+    "public", [b"junk", new_reviewer_key().public, b"ecdsa-sha2-nistp384 AAAA"], ids=itertools.count()
+)
 def test_only_a_gateways_key_is_certified(public):
     with pytest.raises(VerificationFailed):
         AUTHORITY.issue_client("North", public)

@@ -1,5 +1,6 @@
 """Keys are private on disk, and a trust file is refused unless it is exactly one."""
 
+import itertools
 import json
 import stat
 
@@ -66,7 +67,9 @@ KEY = SigningKey.generate()
 DIGEST = key_digest(KEY.public_key)
 
 
-@pytest.mark.parametrize("said", [DIGEST, DIGEST[:16], DIGEST[:20].upper(), fingerprint(KEY.public_key)[:24], "x"])
+@pytest.mark.parametrize(
+    "said", [DIGEST, DIGEST[:16], DIGEST[:20].upper(), fingerprint(KEY.public_key)[:24], "x"], ids=itertools.count()
+)
 def test_a_fingerprint_read_out_is_found_again(said):
     said = ":".join(DIGEST[i : i + 2] for i in range(0, 16, 2)) if said == "x" else said
     assert matches(KEY.public_key, said)
@@ -79,7 +82,7 @@ def test_one_wrong_digit_of_a_fingerprint_is_seen(changed):
     assert not matches(KEY.public_key, DIGEST[:changed] + wrong + DIGEST[changed + 1 : 16])
 
 
-@pytest.mark.parametrize("said", ["", DIGEST[:15], "north" * 4, DIGEST[:16] + "g", " " * 20])
+@pytest.mark.parametrize("said", ["", DIGEST[:15], "north" * 4, DIGEST[:16] + "g", " " * 20], ids=itertools.count())
 def test_a_fingerprint_that_is_too_short_or_not_one_is_no_answer(said):
     with pytest.raises(Misconfigured, match="16 hex digits"):
         matches(KEY.public_key, said)
