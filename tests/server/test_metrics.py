@@ -117,7 +117,7 @@ def test_a_run_tells_bytes_and_who_missed_what_as_it_goes(tmp_path, run, plan, m
             return {"north": Missing("deadline"), "south": Missing("policy-refusal")}
 
     (run / "nodes.json").write_text("{}")
-    keys = type("Keys", (), {"signing_key": None})
+    keys = type("Keys", (), {"signing_key": None, "folder": tmp_path})
     monkeypatch.setattr(networked.Coordinator, "open", lambda _: keys)
     monkeypatch.setattr(networked, "load_plan", lambda *_: plan)
     monkeypatch.setattr(networked, "require_approvals", lambda *_: ())
