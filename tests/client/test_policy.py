@@ -18,7 +18,7 @@ from manikin.common.plan import Party, Plan
 from manikin.common.study import parse_study
 
 TODAY = datetime.date(2026, 11, 22)
-STUDY, SOUTH, WEST = (SigningKey.generate().public_key.hex() for _ in range(3))
+STUDY, SOUTH, WEST, EAST = (SigningKey.generate().public_key.hex() for _ in range(4))
 LIMITS = {
     "epsilon": 8.0,
     "delta": 1e-5,
@@ -142,7 +142,7 @@ def test_each_limit_refuses_what_passes_it_and_says_which(hospital, plan, rule, 
 
 def test_the_coordinator_must_be_pinned_by_name_and_key(hospital, plan, study_dict):
     policy = load(hospital, policy_text())
-    assert "coordinator: Study" in refusal(policy, agree(study_dict, hospital, coordinator=WEST))
+    assert "coordinator: Study" in refusal(policy, agree(study_dict, hospital, coordinator=EAST))
     renamed = replace(plan, coordinator=Party("Other", STUDY))
     assert "coordinator: Other" in refusal(policy, renamed)
     assert "coordinator: nobody" in refusal(policy, replace(plan, coordinator=None))
@@ -169,7 +169,7 @@ def test_this_hospitals_own_key_may_be_revoked_too(hospital, plan):
 
 
 def test_only_pinned_peers_count_for_the_quorum(hospital, plan, study_dict):
-    strangers = [("East", STUDY), ("West", WEST)]
+    strangers = [("East", EAST), ("West", WEST)]
     policy = load(hospital, policy_text())
     assert "verified hospitals: 1" in refusal(policy, agree(study_dict, hospital, peers=strangers))
     impostor = [("South", WEST), ("Southern", SOUTH)]

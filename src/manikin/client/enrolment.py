@@ -89,8 +89,9 @@ def introduce(hospital: Hospital, *, former: SigningKey | None = None, key: Sign
     log = EgressLog(hospital.folder / "egress.sqlite", signer=former or key)
     log.record(kind="enrolment", plan="", step=-1, tensors=[], content=content, epsilon=None)
     write_atomically(hospital.folder / ENROLMENT, content)
-    card = agreements.introduced_by((hospital.folder / "gateway" / "coordinator.dsse.json").read_bytes(), Card)
-    put_out(hospital.folder / "gateway", card.key, ENROLMENT, content)
+    card = hospital.folder / "gateway" / "coordinator.dsse.json"
+    if card.exists():
+        put_out(hospital.folder / "gateway", agreements.introduced_by(card.read_bytes(), Card).key, ENROLMENT, content)
     return hospital.folder / ENROLMENT
 
 

@@ -110,9 +110,12 @@ class Gateway:
         Raises:
             Misconfigured: it is running already.
         """
-        os.umask(0o077)
-        with only_one(self.folder / "home" / "gateway.lock", "This gateway"):
-            self._run(*self.processes(socket, port=port))
+        former = os.umask(0o077)
+        try:
+            with only_one(self.folder / "home" / "gateway.lock", "This gateway"):
+                self._run(*self.processes(socket, port=port))
+        finally:
+            os.umask(former)
 
     def _run(self, node: Supervised, executor: Supervised) -> None:
         listening = _port_of(node)

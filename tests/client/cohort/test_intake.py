@@ -176,7 +176,7 @@ def test_a_folder_of_junk_is_bad_data(hospital, tmp_path):
 def test_labels_that_name_no_file_stop_the_import(hospital, write_nifti, tmp_path):
     write_nifti(tmp_path / "s" / "a.nii", np.arange(8).reshape(2, 2, 2).astype(np.int16))
     (tmp_path / "s" / "labels.csv").write_text("file,label\na.nii,x\ntypo.nii,x\n")
-    with pytest.raises(BadData, match=r"typo\.nii"):
+    with pytest.raises(BadData, match="line 3"):
         import_source(tmp_path / "s", hospital)
     assert layouts_of(hospital) == []
 
