@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manikin.client.egress import CHARGED_KINDS, FREE_KINDS, EgressLog, Tensor, unaccounted, unlogged
+from manikin.client.egress import FREE_KINDS, EgressLog, Tensor, unaccounted, unlogged
 from manikin.common.errors import PolicyRefusal, StorageFailure
 from manikin.common.keys import SigningKey
+from manikin.common.wire import CHARGED
 from manikin.privacy.accounting import Mechanism
 from manikin.privacy.ledger import Ledger
 
@@ -29,7 +30,7 @@ def log(tmp_path):
 
 
 def send(log, kind="release", step=0, content=b"noisy sum", **changed):
-    cost = 1.0 if kind in CHARGED_KINDS else None
+    cost = 1.0 if kind in CHARGED else None
     entry = {"kind": kind, "plan": "plan", "step": step, "tensors": TENSORS, "content": content, "epsilon": cost}
     log.record(**(entry | changed))
 
@@ -48,7 +49,7 @@ def test_a_message_is_described_by_everything_but_its_values(log):
     assert message.at.endswith("+00:00")
 
 
-@pytest.mark.parametrize("kind", sorted(CHARGED_KINDS | FREE_KINDS))
+@pytest.mark.parametrize("kind", sorted(CHARGED | FREE_KINDS))
 def test_what_is_on_the_list_may_leave_and_again(log, kind):
     send(log, kind)
     send(log, kind)

@@ -126,7 +126,7 @@ def test_what_is_spent_stands_on_disk_before_a_patient_is_touched(vault, plan, m
         seen.append(len(Vault(vault.folder, embedded=True).ledger.spent()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("manikin.client.vault.release_sum", reads)
+    monkeypatch.setattr("manikin.client.steps.release_sum", reads)
     with pytest.raises(KeyboardInterrupt):
         vault.handle(release_task(plan))
     assert seen == [1]
@@ -305,7 +305,7 @@ def test_an_audit_is_asked_once_and_acknowledged_whatever_it_found(vault, plan, 
     def fails(*_, **__):
         raise IndexError("whom this depends on stays here")
 
-    monkeypatch.setattr("manikin.client.vault.run_audit", fails)
+    monkeypatch.setattr("manikin.client.auditing.run_audit", fails)
     assert vault.handle(asked).name == "north"
     assert "whom this depends on" in (vault.folder / "last-refusal.json").read_text()
     images = asked.arrays["synthetic.images"] * np.float32(0.5)
@@ -347,7 +347,7 @@ def test_an_expired_key_stays_expired_when_the_clock_is_set_back(vault, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr("manikin.client.egress.datetime", Later)
         vault.exchange(b"rubbish")
-    assert vault._today() == date(2030, 1, 1)
+    assert vault._admission.today() == date(2030, 1, 1)
 
 
 class TestHeads:

@@ -24,10 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from manikin.common.errors import PolicyRefusal, StorageFailure
 from manikin.common.keys import SigningKey
+from manikin.common.wire import CHARGED
 from manikin.privacy.chain import GENESIS, Database, link
 from manikin.privacy.ledger import Spending
 
-CHARGED_KINDS = frozenset({"release", "train"})
 FREE_KINDS = frozenset({"open", "audit", "refusal", "canary", "counters", "enrolment", "approval"})
 _SIGNED = b"manikin egress log "
 _SCHEMA = (
@@ -68,7 +68,7 @@ class Message:
     Args:
         sequence: from 1.
         at: when, UTC.
-        kind: one of `CHARGED_KINDS` or `FREE_KINDS`.
+        kind: one of `CHARGED` or `FREE_KINDS`.
         plan, step: what it answers; "" and -1 where it answers nothing.
         tensors: the arrays in it.
         size_bytes: of the whole message.
@@ -189,7 +189,7 @@ def _message(sequence: int, at: str, kind: str, plan: str, step: int, tensors: s
 def unaccounted(messages: Iterable[Message], spent: Iterable[Spending]) -> list[Message]:
     """Messages of a charged kind whose step the ledger does not call done: there must be none."""
     done = {(spending.plan, entry.step) for spending in spent for entry in spending.entries if entry.done}
-    return [m for m in messages if m.kind in CHARGED_KINDS and (m.plan, m.step) not in done]
+    return [m for m in messages if m.kind in CHARGED and (m.plan, m.step) not in done]
 
 
 def unlogged(messages: Iterable[Message], spent: Iterable[Spending]) -> list[tuple[str, int]]:
@@ -199,9 +199,9 @@ def unlogged(messages: Iterable[Message], spent: Iterable[Spending]) -> list[tup
 
 
 def _describe(kind: str, tensors: Sequence[Mapping[str, Any]], epsilon: float | None) -> str:
-    if kind not in CHARGED_KINDS | FREE_KINDS:
+    if kind not in CHARGED | FREE_KINDS:
         raise _refused(f"{kind!r} is not on the list of what may leave.")
-    if (kind in CHARGED_KINDS) != (epsilon is not None):
+    if (kind in CHARGED) != (epsilon is not None):
         raise _refused("What is charged names its ε, and nothing else does.")
     try:
         described = _TENSORS.validate_python(tuple(dict(tensor) for tensor in tensors))

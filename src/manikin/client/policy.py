@@ -32,6 +32,7 @@ from manikin.common.generators import GeneratorSpec, Releasable
 from manikin.common.images import Patient
 from manikin.common.plan import Party, Plan
 from manikin.common.study import Finite, PretrainStage, ReleaseStage
+from manikin.common.wire import CHARGED
 
 FILE = "policy.toml"
 SCHEMA = 1
@@ -230,7 +231,7 @@ class Policy:
             for most in limits.shapes
         )
         yield Ruling("shape of images", _shape(data.shape), "at most " + _list(map(_shape, limits.shapes)), small)
-        times = sum(step.action in ("release", "train") for step in plan.steps())
+        times = sum(step.action in CHARGED for step in plan.steps())
         yield _most("messages with content", times, limits.rounds_max)
         largest = max(what_leaves(plan), key=lambda part: part.size_bytes).size_bytes if known and small else math.inf
         yield _most("bytes at once", largest, limits.bytes_out_max)

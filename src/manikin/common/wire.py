@@ -25,6 +25,7 @@ NUMBER_KINDS = "biuf"
 DTYPES = frozenset({"float32", "float64", "int64", "uint8"})
 
 ACTIONS = ("open", "release", "train", "audit", "canary")
+CHARGED = frozenset({"release", "train"})  # actions that a patient is charged for
 RefusalCode = Literal["protocol-violation", "policy-refusal", "unavailable"]
 _TASK, _REPLY = b"manikin task v1\n", b"manikin reply v1\n"  # what is signed can be taken for nothing else
 

@@ -26,7 +26,7 @@ from manikin.common.generators import Generator, Releasable
 from manikin.common.images import Patient
 from manikin.common.plan import Plan, Step
 from manikin.common.study import PretrainStage, ReleaseStage, TrainStage
-from manikin.common.wire import Arrays, Reply, Task
+from manikin.common.wire import CHARGED, Arrays, Reply, Task
 from manikin.privacy.chain import read_head
 from manikin.server.aggregation import add_sums, average_states
 from manikin.server.channel import Channel, Missing
@@ -234,7 +234,7 @@ class Rounds:
                 "Mend the cause at those hospitals, then run the same command with --resume.",
             )
         answered = {name: reply for name, reply in replies.items() if isinstance(reply, Reply)}
-        if step.action in ("release", "train"):
+        if step.action in CHARGED:
             heads = {name: reply.head for name, reply in answered.items() if reply.head}
             self.checkpoint.heads[str(step.index)] = heads
             self.checkpoint.latest_heads |= heads
@@ -251,7 +251,7 @@ class Rounds:
         keys = [party.public_key for party in self.plan.participants if party.name == name]
         if not keys:
             return True
-        if task.action not in ("release", "train"):
+        if task.action not in CHARGED:
             return not reply.head
         try:
             head, _ = read_head(reply.head, keys)

@@ -1,0 +1,123 @@
+"""The steps that are charged: from a plan, a step of it, a task, patients and a secret to the arrays that leave.
+
+A kind of step has a cost, which the ledger reserves (`mechanism`), and its work (`perform`), whose noise comes from the
+hospital's secret alone: the same arguments give the same bytes, also after a crash. Nothing here knows a ledger, a
+policy or a message. That the task was admitted and the step reserved is for the caller to see to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from manikin import __version__
+from manikin.common import generators
+from manikin.common.errors import Misconfigured
+from manikin.common.generators import Generator, GeneratorSpec, Releasable, Trainable
+from manikin.common.images import Patient
+from manikin.common.plan import Plan, Step
+from manikin.common.study import ReleaseStage, TrainStage
+from manikin.common.wire import Arrays, Task
+from manikin.privacy import engine
+from manikin.privacy.budget import stage_mechanism
+from manikin.privacy.mechanisms import release_sum
+from manikin.privacy.randomness import Stream
+
+Streams = Callable[[str], Stream]  # by what the noise is for
+
+
+def mechanism(plan: Plan, step: Step) -> dict[str, Any]:
+    """What a charged step costs a patient, as the ledger keeps it."""
+    stage = plan.study.stage[step.stage]
+    cost = asdict(stage_mechanism(stage, _noise_multiplier(plan, step)))
+    return cost | {"steps": len(plan.sgd_steps(step))} if isinstance(stage, TrainStage) else cost
+
+
+def perform(plan: Plan, step: Step, task: Task, *, patients: Sequence[Patient], secret: bytes) -> Arrays:
+    """The arrays that leave in a charged step.
+
+    Args:
+        plan: admitted.
+        step: a release, or one round of training.
+        task: what the coordinator asked: the state to work from.
+        patients: who takes part.
+        secret: the hospital's; noise is drawn from it and from all else that is given here.
+
+    Returns:
+        "sum" for a release, the whole state for training.
+
+    Raises:
+        ProtocolViolation: the task's arrays are no state of the plan's generator.
+        Misconfigured: the family does not do such a step.
+        BadData: a patient does not fit the study.
+
+    Guarantee: the Gaussian mechanism that `mechanism` names, add/remove one of `patients`.
+    """
+    request = _bound(task, patients)
+    work = _release if isinstance(plan.study.stage[step.stage], ReleaseStage) else _train
+    return work(plan, step, task, patients, lambda purpose: Stream(secret, request=request, purpose=purpose))
+
+
+def _release(plan: Plan, step: Step, task: Task, patients: Sequence[Patient], stream: Streams) -> Arrays:
+    stage = plan.study.stage[step.stage]
+    assert isinstance(stage, ReleaseStage)
+    family = _generator(plan.release_spec(stage), task)
+    if not isinstance(family, Releasable):
+        raise Misconfigured(f"{stage.family} releases no statistic.", "", "Change the stage's family.")
+    total = release_sum(
+        (family.statistic(patient) for patient in patients),
+        sensitivity=family.norm_bound,
+        noise_multiplier=_noise_multiplier(plan, step),
+        stream=stream("release"),
+    )
+    return {"sum": total}
+
+
+def _train(plan: Plan, step: Step, task: Task, patients: Sequence[Patient], stream: Streams) -> Arrays:
+    stage = plan.study.stage[step.stage]
+    assert isinstance(stage, TrainStage)
+    model = _generator(plan.generator_spec(), task)
+    if not isinstance(model, Trainable):
+        raise Misconfigured(f"{plan.study.generator.family} is not trained by gradients.", "", "Drop the stage.")
+    engine.train(
+        model,
+        patients,
+        settings=engine.DPSGD(
+            clip=stage.clip,
+            noise_multiplier=_noise_multiplier(plan, step),
+            sample_rate=stage.sample_rate,
+            batch_size=stage.batch_size,
+            draws=stage.draws,
+            learning_rate=stage.learning_rate,
+            ema=stage.ema,
+        ),
+        steps=plan.sgd_steps(step),
+        stream_for=lambda number: stream(f"sgd step {number}"),
+    )
+    return {name: tensor.detach().numpy() for name, tensor in model.state().items()}
+
+
+def _noise_multiplier(plan: Plan, step: Step) -> float:
+    noise = plan.noise_multipliers[step.stage]
+    assert noise is not None
+    return noise
+
+
+def _generator(spec: GeneratorSpec, task: Task) -> Generator:
+    return generators.load(spec, {name: torch.from_numpy(array) for name, array in task.arrays.items()})
+
+
+def _bound(task: Task, patients: Sequence[Patient]) -> bytes:
+    """What noise is bound to: the request, the code, and the very images that it hides.
+
+    So the same request to another cohort, after a ledger was lost, never meets the same noise twice.
+    """
+    digest = hashlib.sha256(task.digest + __version__.encode())
+    for patient in patients:
+        for part in (patient.key.encode(), patient.images.tobytes(), patient.labels.tobytes()):
+            digest.update(hashlib.sha256(part).digest())
+    return digest.digest()
