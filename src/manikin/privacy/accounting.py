@@ -202,7 +202,7 @@ def _scale(mechanisms: list[Mechanism], target: float, delta: float, multiplicit
     """The mechanisms with all noise multipliers times the factor that brings their ε (PLD, coarse) to `target`."""
 
     def build(factor: float) -> list[Mechanism]:
-        return [Mechanism(_round_up(m.noise_multiplier * factor), m.sample_rate, m.steps) for m in mechanisms]
+        return [Mechanism(round_up(m.noise_multiplier * factor), m.sample_rate, m.steps) for m in mechanisms]
 
     def cost(factor: float) -> float:
         return by_pld(_history(build(factor), multiplicity), delta, precision=1e-3)
@@ -215,7 +215,7 @@ def _scale(mechanisms: list[Mechanism], target: float, delta: float, multiplicit
     start = bisect(guess, target, low=low, high=high)
     lower, upper = _bracket(cost, target, start)
     factor = bisect(cost, target, low=lower, high=upper, rounds=8)
-    _refuse_extremes(build(factor), target)
+    refuse_extremes([m.noise_multiplier for m in build(factor)], target)
     return build(factor)
 
 
@@ -229,20 +229,21 @@ def _bracket(cost: Callable[[float], float], target: float, start: float) -> tup
     return low, high
 
 
-def _refuse_extremes(mechanisms: list[Mechanism], target: float) -> None:
-    if max(m.noise_multiplier for m in mechanisms) > NOISE_MAX:
+def refuse_extremes(noise_multipliers: Sequence[float], target: float) -> None:
+    """Raise where the noise that `target` asks for leaves hardly a signal, or hardly a guarantee."""
+    if max(noise_multipliers) > NOISE_MAX:
         raise BudgetExhausted(
             f"ε = {target:.3g} cannot be met.",
             f"It asks for noise of more than {NOISE_MAX:g} times a patient's largest contribution.",
             "Raise ε or this stage's share, lower its steps, or drop the stage.",
         )
     _require(
-        min(m.noise_multiplier for m in mechanisms) >= NOISE_MIN,
+        min(noise_multipliers) >= NOISE_MIN,
         f"ε = {target:.3g} leaves noise of less than {NOISE_MIN:g} times a patient's largest contribution.",
     )
 
 
-def _round_up(noise: float) -> float:
+def round_up(noise: float) -> float:
     """`noise` with six digits, never less: a number that people can read and compare."""
     digits = 5 - math.floor(math.log10(noise))
     return math.ceil(noise * 10.0**digits) / 10.0**digits

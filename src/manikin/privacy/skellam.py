@@ -16,9 +16,9 @@ Units are a function of the plan's numbers alone. Not promised: the same integer
 
 >>> scale = Scale(sensitivity=1.0, noise_multiplier=3.7, size=4)
 >>> scale.units, scale.l2, scale.l1, Shares(hospitals=3, colluding=1).variance(scale)
-(2048, 2051, 4102, 28794307)
+(2048, 2051, 4102, 28794184)
 >>> round(scale.noise_std, 3)
-3.706
+3.705
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ UNITS_PER_ROOT = 8  # units in a bound, for each of the root of the vector's siz
 STD_MIN, STD_MAX = 1 << 12, 1 << 17  # of the noise, in units: below, rounding shows; above, its table is slow to make
 LONGER = 2.0**-20  # chance, at most, that a rounded vector is longer than the bound in units
 MAGNITUDE_MIN = 1e-30  # of a bound: the square of anything smaller is lost beside a float
-SIZE_MAX = 1 << 28  # up to here, no square of a norm overflows
+SIZE_MAX, UNITS_MAX = 1 << 28, 1 << 17  # up to here, no square of a norm overflows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Scale:
     def units(self) -> int:
         """Units in `sensitivity`."""
         wanted = max(UNITS_MIN, math.ceil(UNITS_PER_ROOT * math.sqrt(self.size)), STD_MIN / self.noise_multiplier)
-        return math.ceil(min(wanted, max(STD_MAX / self.noise_multiplier, 1)))
+        return math.ceil(min(wanted, STD_MAX / self.noise_multiplier, UNITS_MAX))
 
     @property
     def grid(self) -> float:

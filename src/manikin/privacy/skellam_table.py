@@ -8,11 +8,11 @@ every platform.
 Promised: one draw differs from a Skellam number by less than 2**-100 in total variation. Thresholds are exact to
 2**-126 each, and there are fewer than 2**24 of them; nothing is drawn farther out than `largest(variance)`, beyond
 which lies less than 2**-127 of the probability. Drawn n times, that adds less than n · 2**-99 · e^ε to a δ: less than
-1e-14 for 2**50 draws at ε = 1. Not promised: that no clock tells which word met a threshold (one in 2**40 draws does,
-and takes a second word).
+1e-14 for 2**50 draws at ε = 1. Not promised: that no clock tells of a word that meets a threshold (less than one in
+2**39 does, and takes a second word).
 
 >>> largest(4096**2), len(thresholds(4096**2)[0])
-(61194, 53477)
+(61193, 53477)
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def largest(variance: int) -> int:
     Raises:
         Misconfigured: the variance is not a whole number from 1 to 2**40.
     """
-    if not (isinstance(variance, int) and 1 <= variance <= VARIANCE_MAX):
+    if not 1 <= variance <= VARIANCE_MAX:
         raise Misconfigured(f"The variance of Skellam noise is a whole number from 1 to 2**40, not {variance}.")
     low, high = 1, 64 + 64 * math.isqrt(variance)
     while low < high:
