@@ -137,7 +137,7 @@ def test_what_is_spent_is_composed_from_all_steps_finished_or_not(ledger):
         ledger.reserve("plan", step, FIRST, dataclasses.asdict(ROUND))
     spending = ledger.spent()[0]
     assert [entry.mechanism for entry in spending.entries] == [RELEASE, ROUND, ROUND]
-    assert spending.epsilon(delta=1e-5) == epsilon([RELEASE, ROUND, ROUND], delta=1e-5)
+    assert spending.epsilon(delta=1e-5).value == epsilon([RELEASE, ROUND, ROUND], delta=1e-5).value
 
 
 def test_a_cost_that_means_nothing_is_refused_and_not_charged(ledger):

@@ -55,6 +55,21 @@ def step_of(plan: Plan, task: Task) -> Step:
     return steps[task.step]
 
 
+def step_to_offer(plan: Plan, task: Task) -> Step | None:
+    """The charged step for which an opening asks the hospital's key; the plan's first if it does not say.
+
+    Raises:
+        ProtocolViolation: the plan has no such step.
+    """
+    asked = task.parameters.get("offer", None)
+    if asked is None:
+        return plan.next_charged(0)
+    found = [step for step in plan.steps() if step.action in CHARGED and step.index == asked]
+    if not found:
+        raise ProtocolViolation("A task was refused.", "It asks a key for no charged step.", "Follow the plan.")
+    return found[0]
+
+
 @dataclass(frozen=True)
 class Admission:
     """One hospital's door.
@@ -131,13 +146,19 @@ class Admission:
         Raises:
             ProtocolViolation: they were not, fewer than the quorum show it, or a head does not hold.
         """
-        charged = [s.index for s in plan.steps() if s.action in CHARGED and s.index < step.index]
-        own = {index: self.ledger.request(plan.digest, index) for index in charged}
+        charged = [s for s in plan.steps() if s.action in CHARGED and s.index < step.index]
+        own = {s.index: self.ledger.request(plan.digest, s.index) for s in charged}
         taken = [index for index, request in own.items() if request is not None]
-        done = {index: own[index] for index in {*charged[-1:], *taken[-1:]}}
-        policy = self.policy()
-        counted = policy.counted(plan, today=self.today()) if policy else {p.key for p in plan.participants}
-        self.anchors.check(plan, task.parameters.get("heads"), done=done, counted=counted)
+        surely = [s.index for s in charged if not s.spare]  # a spare may have been asked of nobody
+        done = {index: own[index] for index in {*surely[-1:], *taken[-1:]}}
+        self.anchors.check(plan, task.parameters.get("heads"), done=done, counted=self.counted(plan)[0])
+
+    def counted(self, plan: Plan) -> tuple[frozenset[str], int]:
+        """Keys of the participants that count here, this hospital's among them; and how many of them there must be."""
+        policy, quorum = self.policy(), plan.study.federation.quorum
+        if policy is None:
+            return frozenset(party.key for party in plan.participants), quorum
+        return policy.counted(plan, today=self.today()), max(quorum, policy.limits.quorum_min)
 
     def _check_unit(self, plan: Plan) -> None:
         if plan.study.privacy.unit == "patient" and self.unit == "image":

@@ -29,8 +29,8 @@ from manikin.common.agreements import Approval, Refusal
 from manikin.common.errors import BudgetExhausted, Misconfigured, PolicyRefusal, VerificationFailed
 from manikin.common.files import write_atomically
 from manikin.common.plan import Plan
-from manikin.privacy.accounting import Epsilon
 from manikin.privacy.budget import plan_epsilon
+from manikin.privacy.costs import Total
 from manikin.privacy.ledger import Ledger
 
 
@@ -60,14 +60,14 @@ class Review:
     Args:
         plan: the plan.
         leaves: all that it would let out, beside acknowledgements.
-        costs: ε of the whole plan by two accountants, at its δ.
+        costs: ε of the whole plan by all accountants, at its δ.
         life: what it would do to the budget.
         rulings: the policy's rules.
     """
 
     plan: Plan
     leaves: tuple[Part, ...]
-    costs: Epsilon
+    costs: Total
     life: Life
     rulings: tuple[Ruling, ...]
 

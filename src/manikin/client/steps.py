@@ -17,27 +17,32 @@ import torch
 from manikin import __version__
 from manikin.common import generators
 from manikin.common.errors import Misconfigured
-from manikin.common.generators import Generator, GeneratorSpec, Releasable, Trainable
+from manikin.common.generators import Generator, GeneratorSpec, Releasable, TrainableGenerator
 from manikin.common.images import Patient
 from manikin.common.plan import Plan, Step
 from manikin.common.study import ReleaseStage, TrainStage
 from manikin.common.wire import Arrays, Task
 from manikin.privacy import engine
-from manikin.privacy.budget import stage_mechanism
+from manikin.privacy.budget import stage_mechanism, stage_scale
+from manikin.privacy.distributed import gradient_share
 from manikin.privacy.mechanisms import release_sum
 from manikin.privacy.randomness import Stream
+from manikin.privacy.skellam import Shares, release_integers
+from manikin.privacy.skellam_table import Integers
 
+SHARE = "share"
 Streams = Callable[[str], Stream]  # by what the noise is for
 
 
 def mechanism(plan: Plan, step: Step) -> dict[str, Any]:
     """What a charged step costs a patient, as the ledger keeps it."""
-    stage = plan.study.stage[step.stage]
-    cost = asdict(stage_mechanism(stage, _noise_multiplier(plan, step)))
-    return cost | {"steps": len(plan.sgd_steps(step))} if isinstance(stage, TrainStage) else cost
+    steps = len(plan.sgd_steps(step)) if step.action == "train" else 1
+    return asdict(stage_mechanism(plan, step.stage)) | {"steps": steps}
 
 
-def perform(plan: Plan, step: Step, task: Task, *, patients: Sequence[Patient], secret: bytes) -> Arrays:
+def perform(
+    plan: Plan, step: Step, task: Task, *, patients: Sequence[Patient], secret: bytes, shares: Shares | None = None
+) -> Arrays:
     """The arrays that leave in a charged step.
 
     Args:
@@ -46,28 +51,34 @@ def perform(plan: Plan, step: Step, task: Task, *, patients: Sequence[Patient], 
         task: what the coordinator asked: the state to work from.
         patients: who takes part.
         secret: the hospital's; noise is drawn from it and from all else that is given here.
+        shares: in distributed mode, how the noise is divided in this sum.
 
     Returns:
-        "sum" for a release, the whole state for training.
+        "sum" for a release, the whole state for training. In distributed mode "share", int64 (d,): not private before
+        it is masked and added up.
 
     Raises:
         ProtocolViolation: the task's arrays are no state of the plan's generator.
         Misconfigured: the family does not do such a step.
         BadData: a patient does not fit the study.
 
-    Guarantee: the Gaussian mechanism that `mechanism` names, add/remove one of `patients`.
+    Guarantee: the mechanism that `mechanism` names, add/remove one of `patients`; in distributed mode, of the sum over
+    the whole roster.
     """
     request = _bound(task, patients)
-    work = _release if isinstance(plan.study.stage[step.stage], ReleaseStage) else _train
-    return work(plan, step, task, patients, lambda purpose: Stream(secret, request=request, purpose=purpose))
+
+    def stream(purpose: str) -> Stream:
+        return Stream(secret, request=request, purpose=purpose)
+
+    released = isinstance(plan.study.stage[step.stage], ReleaseStage)
+    if shares is not None:
+        share = _release_share if released else _gradient_share
+        return {SHARE: share(plan, step, task, patients, stream, shares)}
+    return (_release if released else _train)(plan, step, task, patients, stream)
 
 
 def _release(plan: Plan, step: Step, task: Task, patients: Sequence[Patient], stream: Streams) -> Arrays:
-    stage = plan.study.stage[step.stage]
-    assert isinstance(stage, ReleaseStage)
-    family = _generator(plan.release_spec(stage), task)
-    if not isinstance(family, Releasable):
-        raise Misconfigured(f"{stage.family} releases no statistic.", "", "Change the stage's family.")
+    family = _releasable(plan, step, task)
     total = release_sum(
         (family.statistic(patient) for patient in patients),
         sensitivity=family.norm_bound,
@@ -78,27 +89,67 @@ def _release(plan: Plan, step: Step, task: Task, patients: Sequence[Patient], st
 
 
 def _train(plan: Plan, step: Step, task: Task, patients: Sequence[Patient], stream: Streams) -> Arrays:
-    stage = plan.study.stage[step.stage]
-    assert isinstance(stage, TrainStage)
-    model = _generator(plan.generator_spec(), task)
-    if not isinstance(model, Trainable):
-        raise Misconfigured(f"{plan.study.generator.family} is not trained by gradients.", "", "Drop the stage.")
+    model = _trainable(plan, task)
     engine.train(
         model,
         patients,
-        settings=engine.DPSGD(
-            clip=stage.clip,
-            noise_multiplier=_noise_multiplier(plan, step),
-            sample_rate=stage.sample_rate,
-            batch_size=stage.batch_size,
-            draws=stage.draws,
-            learning_rate=stage.learning_rate,
-            ema=stage.ema,
-        ),
+        settings=_settings(plan, step),
         steps=plan.sgd_steps(step),
         stream_for=lambda number: stream(f"sgd step {number}"),
     )
     return {name: tensor.detach().numpy() for name, tensor in model.state().items()}
+
+
+def _release_share(
+    plan: Plan, step: Step, task: Task, patients: Sequence[Patient], stream: Streams, shares: Shares
+) -> Integers:
+    family = _releasable(plan, step, task)
+    scale = stage_scale(plan, step.stage, sensitivity=family.norm_bound)
+    statistics = (family.statistic(patient) for patient in engine.in_order(patients))
+    return release_integers(statistics, scale=scale, shares=shares, stream=stream("release"))
+
+
+def _gradient_share(
+    plan: Plan, step: Step, task: Task, patients: Sequence[Patient], stream: Streams, shares: Shares
+) -> Integers:
+    (number,) = plan.sgd_steps(step)
+    return gradient_share(
+        _trainable(plan, task),
+        patients,
+        settings=_settings(plan, step),
+        shares=shares,
+        stream=stream(f"sgd step {number}"),
+    )
+
+
+def _settings(plan: Plan, step: Step) -> engine.DPSGD:
+    stage = plan.study.stage[step.stage]
+    assert isinstance(stage, TrainStage)
+    return engine.DPSGD(
+        clip=stage.clip,
+        noise_multiplier=_noise_multiplier(plan, step),
+        sample_rate=stage.sample_rate,
+        batch_size=stage.batch_size,
+        draws=stage.draws,
+        learning_rate=stage.learning_rate,
+        ema=stage.ema,
+    )
+
+
+def _releasable(plan: Plan, step: Step, task: Task) -> Releasable:
+    stage = plan.study.stage[step.stage]
+    assert isinstance(stage, ReleaseStage)
+    family = _generator(plan.release_spec(stage), task)
+    if not isinstance(family, Releasable):
+        raise Misconfigured(f"{stage.family} releases no statistic.", "", "Change the stage's family.")
+    return family
+
+
+def _trainable(plan: Plan, task: Task) -> TrainableGenerator:
+    model = _generator(plan.generator_spec(), task)
+    if not isinstance(model, TrainableGenerator):
+        raise Misconfigured(f"{plan.study.generator.family} is not trained by gradients.", "", "Drop the stage.")
+    return model
 
 
 def _noise_multiplier(plan: Plan, step: Step) -> float:

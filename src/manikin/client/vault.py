@@ -3,7 +3,8 @@
 It follows a plan that its own hospital approved and its own policy allows, when the plan's coordinator signed the task
 (`admission`), and does what the plan's steps say, once, in order, with noise bound to the whole request (`steps`). What
 is spent stands on disk before a patient is touched, and the reply, signed, before it leaves. What leaves is a sum or
-weights made by a charged mechanism, a ledger head, or a bare acknowledgement; refusals cross as one of three codes, and
+weights made by a charged mechanism (in distributed mode under the masks of a secure sum: `masking`), a fresh public key
+for the next sum, a ledger head, or a bare acknowledgement; refusals cross as one of three codes, and
 their text stays in the hospital. The same object answers embedded and behind a socket (`service`).
 """
 
@@ -18,22 +19,25 @@ from typing import Any
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from manikin.client.admission import Admission, plan_of, step_of
+from manikin.client.admission import Admission, plan_of, step_of, step_to_offer
 from manikin.client.anchors import Anchors
 from manikin.client.auditing import audit_at_home, pin_request, read_exhibit
 from manikin.client.canary import answer_canary
 from manikin.client.cohort import Cohort, Hospital
 from manikin.client.egress import EgressLog, unaccounted
 from manikin.client.enrolment import former_keys
-from manikin.client.steps import mechanism, perform
+from manikin.client.masking import Masking, names
+from manikin.client.steps import SHARE, mechanism, perform
 from manikin.common import frames
 from manikin.common.errors import ManikinError, PolicyRefusal, ProtocolViolation, StorageFailure
 from manikin.common.faults import reach
 from manikin.common.files import write_atomically
 from manikin.common.images import Patient
 from manikin.common.plan import Party, Plan, Step
-from manikin.common.wire import CHARGED, RefusalCode, Refused, Reply, Task, check_arrays
+from manikin.common.wire import CHARGED, MASKED, RefusalCode, Refused, Reply, Task, check_arrays
 from manikin.privacy.ledger import Charge, Ledger
+from manikin.privacy.roster import Roster
+from manikin.privacy.skellam import Shares
 
 UNLIMITED = 1e9  # embedded, without a policy: the ledger counts, and nothing stops
 _CODES: dict[type[Exception], RefusalCode] = {
@@ -63,6 +67,7 @@ class Vault:
         self._admission = Admission(
             folder, own, self.cohort.unit, self.ledger, self._egress, self._anchors, embedded=embedded
         )
+        self._masking = Masking(self.cohort.name, self._key, self.cohort.secret)
         self._check_books(former)
         self._plans: dict[str, Plan] = {}
         self._patients: dict[str, dict[str, list[Patient]]] = {}
@@ -168,7 +173,7 @@ class Vault:
         write_atomically(self._plan_file(plan.digest), plan.canonical, mode=0o600)
         self._plans[plan.digest] = plan
         self._load(plan)
-        return Reply(name=self.cohort.name)
+        return Reply(name=self.cohort.name, offer=self._masking.offer(plan, step_to_offer(plan, task)))
 
     def _plan_file(self, digest: str) -> Path:
         return self.folder / "plans" / f"{digest}.json"
@@ -192,19 +197,35 @@ class Vault:
         return self._patients[plan.digest]
 
     def _spend(self, plan: Plan, step: Step, task: Task) -> Reply:
+        roster, shares = self._roster(plan, task)  # one that cannot be accepted costs nothing
         reservation = self.ledger.reserve(
             plan.digest, task.step, task.digest, mechanism(plan, step), charge=self._charge(plan)
         )
         reach("vault: step reserved")
         if reservation.reply is None:
-            arrays = perform(plan, step, task, patients=self._load(plan)["train"], secret=self.cohort.secret)
+            arrays = perform(
+                plan, step, task, patients=self._load(plan)["train"], secret=self.cohort.secret, shares=shares
+            )
+            if roster is not None:
+                arrays = {MASKED: self._masking.mask(arrays[SHARE], plan=plan, task=task, roster=roster)}
             reach("vault: step computed")
-            self.ledger.commit(reservation, save_arrays(arrays))
+            self.ledger.commit(reservation, save_arrays(dict(arrays)))
             self._anchors.keep_own(self.ledger.latest())
             reach("vault: step committed")
         else:
             arrays = load_arrays(reservation.reply)
-        return Reply(arrays, self.cohort.name, self.ledger.head(plan.digest, task.step))
+        offer = self._masking.offer(plan, plan.next_charged(step.index))
+        return Reply(arrays, self.cohort.name, self.ledger.head(plan.digest, task.step), offer=offer)
+
+    def _roster(self, plan: Plan, task: Task) -> tuple[Roster | None, Shares | None]:
+        """In distributed mode, whose sum this step is, and how the noise in it is divided."""
+        collusion = plan.study.federation.collusion
+        if collusion is None:
+            return None, None
+        counted, quorum = self._admission.counted(plan)
+        roster = self._masking.roster(plan, task, counted=counted, quorum=quorum)
+        trusted = set(roster.names) & names(plan, counted)
+        return roster, Shares(hospitals=len(trusted), colluding=collusion)
 
     def _charge(self, plan: Plan) -> Charge:
         """The plan's whole ε and δ for every patient who takes part, within the policy's limits for a lifetime."""

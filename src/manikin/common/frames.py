@@ -49,6 +49,7 @@ class _ReplyHead(_Head):
     name: str = Field(default="", max_length=200)
     head: str = ""
     signature: str = ""
+    offer: dict[str, str] | None = None
     refused: str | None = None
 
 
@@ -83,7 +84,9 @@ def encode_reply(reply: Reply | Refused) -> bytes:
     """A reply or a refusal as a frame."""
     if isinstance(reply, Refused):
         return _encode({"refused": reply.code}, {})
-    return _encode({"name": reply.name, "head": reply.head, "signature": reply.signature.hex()}, reply.arrays)
+    offer = None if reply.offer is None else dict(reply.offer)
+    head = {"name": reply.name, "head": reply.head, "signature": reply.signature.hex(), "offer": offer}
+    return _encode(head, reply.arrays)
 
 
 def decode_reply(frame: bytes) -> Reply | Refused:
@@ -95,7 +98,7 @@ def decode_reply(frame: bytes) -> Reply | Refused:
     raw, arrays = _decode(frame)
     head = _parse(_ReplyHead, raw)
     if head.refused is None:
-        return Reply(arrays, head.name, head.head, _signature(head.signature))
+        return Reply(arrays, head.name, head.head, _signature(head.signature), head.offer)
     codes: tuple[RefusalCode, ...] = get_args(RefusalCode)
     for code in codes:
         if head.refused == code:

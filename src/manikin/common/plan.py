@@ -18,18 +18,27 @@ from manikin import __version__
 from manikin.common.errors import Misconfigured, ProtocolViolation
 from manikin.common.generators.base import GeneratorSpec
 from manikin.common.study import PretrainStage, ReleaseStage, Study, TrainStage, parse_study
+from manikin.common.wire import CHARGED
 
 _KEY = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that a hospital is asked to do: a release, one round of training, or the audit."""
+    """One thing that a hospital is asked to do: a release, one round of training, or the audit.
+
+    A release with a `round` above 0 is a spare: it is asked only if those before it were lost.
+    """
 
     index: int
     action: str
     stage: int
     round: int = 0
+
+    @property
+    def spare(self) -> bool:
+        """Whether it is asked only after a loss."""
+        return self.action == "release" and self.round > 0
 
 
 @dataclass(frozen=True)
@@ -154,11 +163,16 @@ class Plan:
         steps = [Step(0, "open", -1)]
         for number, stage in enumerate(self.study.stage):
             if isinstance(stage, ReleaseStage):
-                steps.append(Step(len(steps), "release", number))
+                steps += [Step(len(steps) + r, "release", number, r) for r in range(1 + stage.spares)]
             elif isinstance(stage, TrainStage):
                 steps += [Step(len(steps) + r, "train", number, r) for r in range(stage.rounds)]
         steps.append(Step(len(steps), "audit", -1))
         return steps
+
+    def next_charged(self, step: int) -> Step | None:
+        """The charged step that follows, if none is lost."""
+        later = (s for s in self.steps() if s.index > step and s.action in CHARGED and not s.spare)
+        return next(later, None)
 
     def sgd_steps(self, step: Step) -> range:
         """The DP-SGD steps of one round: consecutive, together the stage's `steps`."""

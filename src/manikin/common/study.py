@@ -94,12 +94,33 @@ class Privacy(Section):
 
 
 class Federation(Section):
-    """Who must take part, and how what they send is combined."""
+    """Who must take part, and how what they send is combined.
 
-    mode: Literal["local"]
+    `mode`: "local", each hospital adds all the noise that it needs; "distributed", each adds a share, and only sums
+    leave (secure sum). `collusion`: in distributed mode, how many hospitals may work with the server against the
+    others: their shares of the noise are not counted on.
+    """
+
+    mode: Literal["local", "distributed"]
     quorum: Count
+    collusion: Count | None = None
     round_deadline_s: Positive
     weights: Literal["equal"] | tuple[Positive, ...]
+
+    @property
+    def distributed(self) -> bool:
+        """Whether only secure sums leave."""
+        return self.mode == "distributed"
+
+    @model_validator(mode="after")
+    def _collusion_stated(self) -> Federation:
+        if self.distributed != (self.collusion is not None):
+            raise ValueError("collusion is stated in distributed mode, and in no other")
+        if self.collusion is not None and self.quorum < self.collusion + 2:
+            raise ValueError("a sum hides a hospital only among two honest ones: quorum must be collusion + 2 or more")
+        if self.distributed and self.weights != "equal":
+            raise ValueError('in distributed mode sums are added as they are: weights must be "equal"')
+        return self
 
 
 class GeneratorChoice(BaseModel):
@@ -128,7 +149,8 @@ class PretrainStage(Section):
 class ReleaseStage(BaseModel):
     """One noisy sum of a bounded statistic a patient, from each hospital.
 
-    All other keys are options of the stage's family.
+    `spares`, in distributed mode: how often it may be asked anew, of those who are left, when a hospital was lost; each
+    is paid for whether used or not. All other keys are options of the stage's family.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -136,6 +158,7 @@ class ReleaseStage(BaseModel):
     kind: Literal["release"]
     family: str
     epsilon_share: Rate
+    spares: Annotated[int, Field(ge=0, le=8)] = 0
 
     @property
     def options(self) -> dict[str, Any]:
@@ -143,10 +166,10 @@ class ReleaseStage(BaseModel):
 
 
 class TrainStage(Section):
-    """DP-SGD at each hospital; the server averages weights after each round.
+    """DP-SGD: at each hospital, the server averaging weights after each round; or of all of them together.
 
-    `sample_rate` and `batch_size` are public numbers of the plan, never derived from a cohort. `steps` is the
-    total over all rounds.
+    `sample_rate` and `batch_size` (patients drawn in a step at one hospital) are public numbers of the plan, never
+    derived from a cohort. `steps` is the total over all rounds; in distributed mode every round is one step.
     """
 
     kind: Literal["train"]
@@ -204,9 +227,17 @@ class Study(Section):
             raise ValueError(f"the epsilon_share of all stages and the audit sum to {spent:g}, more than 1")
         if not any(not isinstance(s, PretrainStage) for s in self.stage):
             raise ValueError("no stage looks at patients: add a release or train stage")
+        if self.federation.distributed:
+            self._check_distributed()
+        elif any(isinstance(s, ReleaseStage) and s.spares for s in self.stage):
+            raise ValueError("spares are for distributed mode: elsewhere a lost hospital stops nothing")
         if isinstance(self.federation.weights, tuple) and self.federation.quorum != len(self.federation.weights):
             raise ValueError("planned weights need a quorum of all hospitals that they name")
         return self
+
+    def _check_distributed(self) -> None:
+        if any(isinstance(s, TrainStage) and s.rounds != s.steps for s in self.stage):
+            raise ValueError("in distributed mode each step is one secure sum: rounds must be equal to steps")
 
 
 def parse_study(raw: dict[str, Any], *, source: str = "study") -> Study:

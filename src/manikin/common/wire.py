@@ -22,10 +22,11 @@ from manikin.common.keys import SigningKey, holds
 ARRAYS_MAX = 4096  # a generator has a few hundred tensors
 ARRAYS_BYTES_MAX = 1 << 30  # one gibibyte: the largest generator and synthetic set that a task may carry
 NUMBER_KINDS = "biuf"
-DTYPES = frozenset({"float32", "float64", "int64", "uint8"})
+DTYPES = frozenset({"float32", "float64", "int64", "uint64", "uint8"})
 
 ACTIONS = ("open", "release", "train", "audit", "canary")
 CHARGED = frozenset({"release", "train"})  # actions that a patient is charged for
+MASKED = "masked"  # the array of an answer in distributed mode
 RefusalCode = Literal["protocol-violation", "policy-refusal", "unavailable"]
 _TASK, _REPLY = b"manikin task v1\n", b"manikin reply v1\n"  # what is signed can be taken for nothing else
 
@@ -84,6 +85,7 @@ class Reply:
         arrays: named arrays.
         name: the hospital.
         head: its signed ledger head after a charged step, as a DSSE envelope; "" after any other.
+        offer: in distributed mode, its signed fresh key for the next secure sum (`privacy.roster.Offer`), as JSON.
         signature: the vault's, over the task's digest and `digest`; Ed25519.
     """
 
@@ -91,11 +93,13 @@ class Reply:
     name: str = ""
     head: str = ""
     signature: bytes = b""
+    offer: Mapping[str, str] | None = None
 
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 over every byte of the reply but its signature."""
-        return request_digest({"name": self.name, "head": self.head}, self.arrays)
+        offer = None if self.offer is None else dict(self.offer)
+        return request_digest({"name": self.name, "head": self.head, "offer": offer}, self.arrays)
 
     def signed(self, key: SigningKey, task: Task) -> Reply:
         """This reply with the vault's signature, as the answer to `task` and to no other."""

@@ -119,7 +119,7 @@ def train(
 
     Guarantee: Poisson-subsampled Gaussian mechanism in each step, add/remove one patient.
     """
-    cohort = _in_order(patients)
+    cohort = in_order(patients)
     parameters = private_parameters(model)
     optimizer = StreamOptimizer(
         torch.optim.Adam(parameters, settings.learning_rate),
@@ -157,7 +157,12 @@ def draw_patients(cohort: Sequence[Patient], *, settings: DPSGD, stream: Stream)
     return [patient for patient, taken in zip(cohort, chosen, strict=True) if taken]
 
 
-def _in_order(patients: Sequence[Patient]) -> list[Patient]:
+def in_order(patients: Sequence[Patient]) -> list[Patient]:
+    """A cohort in the order in which it is drawn from.
+
+    Raises:
+        BadData: a patient is listed twice, which would double what one patient can move.
+    """
     cohort = sorted(patients, key=lambda patient: patient.key)
     if len({patient.key for patient in cohort}) < len(cohort):
         raise BadData(
@@ -175,10 +180,19 @@ def _put_sums(parameters: Sequence[nn.Parameter], total: Vector) -> None:
         p.summed_grad = torch.from_numpy(part).reshape(p.shape)  # type: ignore[attr-defined]
 
 
+def average_decay(step: int, *, limit: float) -> float:
+    """Decay of a running average at a step, from 1: low at first, so that the weights at the start are soon forgotten.
+
+    >>> [average_decay(step, limit=0.9) for step in (1, 11, 1000)]
+    [0.1, 0.55, 0.9]
+    """
+    return min(limit, step / (step + 9))
+
+
 class RunningAverage:
     """Exponential running average of weights since this call began; cheap post-processing of what is private already.
 
-    Step t (from 1) has the decay min(decay, t / (t + 9)), so that the weights at the start are soon forgotten.
+    Its decay in each step is `average_decay`.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], *, decay: float) -> None:
@@ -189,7 +203,7 @@ class RunningAverage:
     def update(self) -> None:
         """Take in the weights as they are now."""
         self._count += 1
-        decay = min(self._decay, self._count / (self._count + 9))
+        decay = average_decay(self._count, limit=self._decay)
         for mean, p in zip(self._means, self._parameters, strict=True):
             mean.lerp_(p, 1 - decay)
 

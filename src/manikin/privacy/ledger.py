@@ -45,8 +45,9 @@ from typing import Any, Literal
 
 from manikin.common.errors import BudgetExhausted, Misconfigured, ProtocolViolation, StorageFailure
 from manikin.common.keys import SigningKey
-from manikin.privacy.accounting import Epsilon, Mechanism, epsilon
+from manikin.privacy import costs
 from manikin.privacy.chain import Database
+from manikin.privacy.costs import Cost, Total
 from manikin.privacy.events import SCHEMA, Content, append
 from manikin.privacy.inspection import Verification, inspect, missing
 
@@ -109,7 +110,7 @@ class Entry:
 
     step: int
     request: bytes
-    mechanism: Mechanism
+    mechanism: Cost
     done: bool
 
 
@@ -129,9 +130,9 @@ class Spending:
     charged: tuple[float, float] | None = None
     patients: int = 0
 
-    def epsilon(self, *, delta: float, multiplicity: int = 1) -> Epsilon:
-        """ε of these steps together; see `accounting.epsilon`."""
-        return epsilon([entry.mechanism for entry in self.entries], delta=delta, multiplicity=multiplicity)
+    def epsilon(self, *, delta: float, multiplicity: int = 1) -> Total:
+        """ε of these steps together; see `costs.total`."""
+        return costs.total([entry.mechanism for entry in self.entries], delta=delta, multiplicity=multiplicity)
 
 
 class Ledger:
@@ -169,7 +170,7 @@ class Ledger:
         plan: str,
         step: int,
         request: bytes,
-        mechanism: Mechanism | Mapping[str, Any],
+        mechanism: Cost | Mapping[str, Any],
         *,
         charge: Charge | None = None,
     ) -> Reservation:
@@ -179,7 +180,7 @@ class Ledger:
             plan: digest of the plan.
             step: number of the step within the plan, from 0.
             request: digest of the whole request.
-            mechanism: what the step costs; a mapping has the fields of `Mechanism`.
+            mechanism: what the step costs; a mapping has the fields of one of `costs.Cost`.
             charge: whom the plan charges. Those whom this plan has not charged yet are charged now, also where the step
                 was reserved before they came; a step that is done is not acted on again, and charges nobody.
 
@@ -192,7 +193,7 @@ class Ledger:
             BudgetExhausted: a patient would be charged more than the limit; nothing is written.
             StorageFailure: the ledger could not be written; nothing is charged, and nothing may be done.
         """
-        cost = json.dumps(asdict(mechanism if isinstance(mechanism, Mechanism) else Mechanism(**mechanism)))
+        cost = json.dumps(asdict(costs.read(mechanism) if isinstance(mechanism, Mapping) else mechanism))
         with self._database.transaction() as db:
             found = _find(db, plan, step, request, cost)
             if found is not None and found.state == "done":
@@ -326,18 +327,18 @@ class Ledger:
         db.execute("DROP TABLE step")
 
 
-def _mechanism(cost: str) -> Mechanism:
+def _mechanism(cost: str) -> Cost:
     try:
-        return Mechanism(**json.loads(cost))
+        return costs.read(json.loads(cost))
     except (TypeError, ValueError, Misconfigured):
         raise StorageFailure("The ledger was edited.", "What a step costs is not well-formed.", "Restore it.") from None
 
 
 def _former_costs(rows: Iterable[tuple[str, int, bytes, str, bytes | None]]) -> dict[str, float]:
-    plans: dict[str, list[Mechanism]] = {}
+    plans: dict[str, list[Cost]] = {}
     for plan, _, _, cost, _ in rows:
         plans.setdefault(plan, []).append(_mechanism(cost))
-    return {plan: epsilon(mechanisms, delta=FORMER_DELTA).value for plan, mechanisms in plans.items()}
+    return {plan: costs.total(mechanisms, delta=FORMER_DELTA).value for plan, mechanisms in plans.items()}
 
 
 def _known(db: sqlite3.Connection, plan: str, step: int) -> tuple[bytes, str, bytes | None] | None:

@@ -14,6 +14,9 @@ from torch import Tensor
 from manikin.common.errors import Misconfigured
 from manikin.common.files import write_atomically
 
+HEAD = ("done", "attendance", "seconds", "heads", "latest_heads", "offers", "asked", "lost")
+DESCENT = "descent/"
+
 
 @dataclass
 class Checkpoint:
@@ -26,6 +29,11 @@ class Checkpoint:
         seconds: seconds spent in each kind of move.
         heads: the hospitals' signed ledger heads after each charged step: the next task carries them.
         latest_heads: the newest head of each hospital, also of one that missed the last step.
+        offers: in distributed mode, the hospitals' keys for secure sums, by step and hospital.
+        asked: in distributed mode, the last step that was asked and the offers it was asked with, so that a resumed run
+            asks the very same.
+        lost: charged steps that gave no sum, since a hospital was lost on the way.
+        descent: tensors of the server's optimiser, in the middle of a stage.
     """
 
     done: int = 0
@@ -34,6 +42,10 @@ class Checkpoint:
     seconds: dict[str, float] = field(default_factory=dict)
     heads: dict[str, dict[str, str]] = field(default_factory=dict)
     latest_heads: dict[str, str] = field(default_factory=dict)
+    offers: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
+    lost: list[int] = field(default_factory=list)
+    descent: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -49,16 +61,10 @@ class Checkpoints:
         Raises:
             StorageFailure: the disk is full; the former checkpoint stands.
         """
-        head = {
-            "plan": self.plan_digest,
-            "done": checkpoint.done,
-            "attendance": checkpoint.attendance,
-            "seconds": checkpoint.seconds,
-            "heads": checkpoint.heads,
-            "latest_heads": checkpoint.latest_heads,
-        }
-        state = {name: tensor.detach().contiguous() for name, tensor in checkpoint.state.items()}
-        write_atomically(self.file, save_tensors(state, {"manikin": json.dumps(head)}))
+        head = {"plan": self.plan_digest} | {name: getattr(checkpoint, name) for name in HEAD}
+        tensors = dict(checkpoint.state) | {DESCENT + name: tensor for name, tensor in checkpoint.descent.items()}
+        dense = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        write_atomically(self.file, save_tensors(dense, {"manikin": json.dumps(head)}))
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint, or None.
@@ -76,5 +82,7 @@ class Checkpoints:
                     "A plan is never edited, and its checkpoints fit no other.",
                     "Give the study that the run was started with, or another --out folder.",
                 )
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return Checkpoint(head["done"], state, head["attendance"], head["seconds"], head["heads"], head["latest_heads"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        state = {name: tensor for name, tensor in tensors.items() if not name.startswith(DESCENT)}
+        descent = {name.removeprefix(DESCENT): tensor for name, tensor in tensors.items() if name not in state}
+        return Checkpoint(state=state, descent=descent, **{name: head[name] for name in HEAD})

@@ -7,7 +7,8 @@ from manikin.common.errors import Misconfigured
 from manikin.common.generators import Releasable, Trainable
 from manikin.common.plan import Plan
 from manikin.common.study import PretrainStage, ReleaseStage, Study, TrainStage
-from manikin.privacy.accounting import Request, calibrate
+from manikin.privacy import accounting, skellam_accounting
+from manikin.privacy.budget import sampling, stage_size
 
 
 def propose(study: Study) -> Plan:
@@ -20,21 +21,31 @@ def propose(study: Study) -> Plan:
         BudgetExhausted: no noise meets the target.
     """
     _check_families(study)
-    charged = [s for s in study.stage if not isinstance(s, PretrainStage)]
-    solved = calibrate(
-        [_request(stage) for stage in charged],
-        epsilon=study.privacy.epsilon * (1 - study.audit.epsilon_share),
-        delta=study.privacy.delta,
-        multiplicity=study.privacy.multiplicity,
-    )
-    noise = iter(mechanism.noise_multiplier for mechanism in solved)
+    noise = iter(_noise_multipliers(study))
     return Plan(study, tuple(None if isinstance(s, PretrainStage) else next(noise) for s in study.stage))
 
 
-def _request(stage: ReleaseStage | TrainStage) -> Request:
-    if isinstance(stage, TrainStage):
-        return Request(share=stage.epsilon_share, sample_rate=stage.sample_rate, steps=stage.steps)
-    return Request(share=stage.epsilon_share)
+def _noise_multipliers(study: Study) -> list[float]:
+    """One for each charged stage, in order."""
+    charged = [(n, s, *sampling(s)) for n, s in enumerate(study.stage) if not isinstance(s, PretrainStage)]
+    epsilon, privacy = study.privacy.epsilon * (1 - study.audit.epsilon_share), study.privacy
+    if study.federation.distributed:
+        draft = Plan(study, ())
+        requests = [
+            skellam_accounting.Request(s.epsilon_share, rate, steps, size=stage_size(draft, n))
+            for n, s, rate, steps in charged
+        ]
+        shared = skellam_accounting.calibrate(
+            requests, epsilon=epsilon, delta=privacy.delta, multiplicity=privacy.multiplicity
+        )
+        return [cost.noise_multiplier for cost in shared]
+    solved = accounting.calibrate(
+        [accounting.Request(s.epsilon_share, rate, steps) for _, s, rate, steps in charged],
+        epsilon=epsilon,
+        delta=privacy.delta,
+        multiplicity=privacy.multiplicity,
+    )
+    return [cost.noise_multiplier for cost in solved]
 
 
 def _check_families(study: Study) -> None:

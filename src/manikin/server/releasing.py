@@ -8,8 +8,8 @@ from manikin.common.generators import Generator
 from manikin.common.keys import SigningKey, write_trust
 from manikin.common.plan import Plan
 from manikin.common.release import ReleaseFacts, verify_bundle, write_bundle
-from manikin.privacy.accounting import Epsilon, describe
 from manikin.privacy.budget import plan_epsilon, plan_mechanisms
+from manikin.privacy.costs import Total, describe
 
 AUDIT_STATEMENT = (
     "Each hospital ran a membership-inference test and a nearest-neighbour re-identification test on this generator. "
@@ -37,7 +37,7 @@ def release(
     created: str,
     audit_statement: str,
     key: SigningKey,
-) -> tuple[Path, Path, Epsilon]:
+) -> tuple[Path, Path, Total]:
     """Write and sign the bundle; returns the bundle, the trust file beside it, and ε.
 
     Raises:
@@ -55,7 +55,7 @@ def release(
         unit=privacy.unit,
         multiplicity=privacy.multiplicity,
         mode=study.federation.mode,
-        accountants={"pld": spent.pld, "opacus": spent.opacus},
+        accountants=spent.accountants,
         mechanisms=describe(plan_mechanisms(plan)),
         data=study.data.model_dump(mode="json"),
         audit_statement=audit_statement,

@@ -8,7 +8,7 @@ from importlib import import_module
 from torch import Tensor
 
 from manikin.common.errors import Misconfigured
-from manikin.common.generators.base import Generator, GeneratorSpec, Releasable, Trainable
+from manikin.common.generators.base import Generator, GeneratorSpec, Releasable, Trainable, TrainableGenerator
 
 _FAMILIES = {
     "moments": ("manikin.common.generators.moments", "Moments"),
@@ -45,4 +45,4 @@ def load(spec: GeneratorSpec, state: Mapping[str, Tensor]) -> Generator:
     return generator
 
 
-__all__ = ["Generator", "GeneratorSpec", "Releasable", "Trainable", "create", "families", "load"]
+__all__ = ["Generator", "GeneratorSpec", "Releasable", "Trainable", "TrainableGenerator", "create", "families", "load"]

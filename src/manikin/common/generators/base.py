@@ -81,6 +81,11 @@ class Trainable(Protocol):
 
 
 @runtime_checkable
+class TrainableGenerator(Generator, Trainable, Protocol):
+    """A generator that gradients of patients may touch."""
+
+
+@runtime_checkable
 class Releasable(Protocol):
     """Families fitted from one noisy sum over patients."""
 
