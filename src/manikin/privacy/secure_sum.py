@@ -5,18 +5,18 @@ m_ij is the ChaCha20 keystream under HKDF-SHA256 of their X25519 secret, bound t
 roster and both names. The sum over the whole roster is Σ x_i, exactly. This is the protocol of Bonawitz et al. 2017
 without recovery from drop-out: n of n, or nothing. The step is then asked anew, as a new step with new keys.
 
-Promised: the sum has no error. Whoever sees all messages, and knows all secrets of the dishonest hospitals, learns the
-sum over the honest ones of a roster and nothing else about them, if each answers a step once and two are honest; with an
-honest one missing, what the others sent is uniform. Not promised: that a hospital tells the truth (it can spoil a sum, or
-shift it by up to its bound), or that the sum itself is private (that is the noise's part). And nothing here remembers:
-that a hospital answers a step once, to one roster, and destroys its key then, is the ledger's part. Two answers under
-one key and request would show the difference of their vectors.
+Promised: the sum has no error. Whoever sees all messages, and knows all secrets of the dishonest hospitals, learns
+the sum over the honest ones of a roster and nothing else about them, if each answers a step once and two are honest;
+with an honest one missing, what the others sent is uniform. Not promised: that a hospital tells the truth (it can
+spoil a sum, or shift it by up to its bound), or that the sum itself is private (that is the noise's part). And
+nothing here remembers: that a hospital answers a step once, to one roster, and destroys its key then, is the ledger's
+part. Two answers under one key and request would show the difference of their vectors.
 
 **Nothing overflows.** The plan gives a `bound` on the absolute value of each entry that one hospital sends, noise
 included; bound times the number of hospitals is below 2**62 (`check_capacity`). Clipping, the largest cohort and the
-noise's table keep each entry below it, and `mask` refuses one that is not. So the sum is below 2**62, and one that is not
-shows that hospitals were asked different things or that one lied: d words of leftover mask all pass with probability
-at most 2**-d.
+noise's table keep each entry below it, and `mask` refuses one that is not. So the sum is below 2**62, and one that is
+not shows that hospitals were asked different things or that one lied: d words of leftover mask all pass with
+probability at most 2**-d.
 
 >>> from manikin.common.keys import SigningKey
 >>> from manikin.privacy.roster import make_offer
@@ -154,7 +154,7 @@ class Summation:
         self._missing.remove(hospital)
 
     def total(self) -> Integers:
-        """int64 (d,): the exact sum. No copy: it is not to be asked for before the last answer, nor added to after.
+        """int64 (d,): the exact sum, once the last answer is there.
 
         Raises:
             ProtocolViolation: somebody's answer is missing, or masks did not cancel.
