@@ -37,7 +37,7 @@ class Wiretap:
 
     def ask(self, tasks, *, deadline_s):
         replies = {name: self.send(name, frames.encode_task(task.signed(KEY))) for name, task in tasks.items()}
-        return {n: Missing(r.code) if isinstance(r, Refused) else r for n, r in replies.items()}
+        return {n: Missing(r.code) if isinstance(r, Refused) else r for n, r in replies.items()}.items()
 
 
 @pytest.mark.usefixtures("private_cache")

@@ -9,6 +9,7 @@ from flwr.app import Error, Message
 from manikin.client.app import packed
 from manikin.common import frames
 from manikin.common.keys import SigningKey
+from manikin.common.pieces import join
 from manikin.common.plan import Party
 from manikin.common.wire import Refused, Reply, Task
 from manikin.embedded.grid import take_identity
@@ -32,7 +33,8 @@ class Grid:
 
     def _push(self, message):
         message.metadata.__dict__["_message_id"] = identity = f"m{len(self.asked)}"
-        task = frames.decode_task(message.content.array_records["body"]["frame"].numpy().tobytes())
+        pieces = message.content.array_records["body"]
+        task = frames.decode_task(join({name: piece.data for name, piece in pieces.items()}))
         self.asked.append(task)
         answer = self.hospital(task)
         if isinstance(answer, Error):
@@ -53,7 +55,8 @@ def _no_pause(monkeypatch):
 def ask(hospital, *, deadline_s=5.0):
     grid = Grid(hospital)
     channel = GridChannel(grid, {7: "north"}, [Party("north", NORTH.public_key.hex())], COORDINATOR)
-    return channel.ask({"north": TASK}, deadline_s=deadline_s)["north"], grid
+    ((_, answer),) = channel.ask({"north": TASK}, deadline_s=deadline_s)
+    return answer, grid
 
 
 def honest(task, **changes):
@@ -114,7 +117,7 @@ def test_a_hospital_that_never_connected_is_asked_again_and_then_lost_without_ho
     parties = [Party("north", NORTH.public_key.hex()), Party("south", NORTH.public_key.hex())]
     grid = Fresh(lambda task: honest(task))
     channel = GridChannel(grid, {7: "north", 8: "south"}, parties, COORDINATOR, poll_s=0.001)
-    answers = channel.ask({"north": TASK, "south": TASK}, deadline_s=5)
+    answers = dict(channel.ask({"north": TASK, "south": TASK}, deadline_s=5))
     assert isinstance(answers["north"], Reply)
     assert answers["south"] == Missing("lost")
     assert len(refusals) == module.ATTEMPTS

@@ -114,7 +114,7 @@ def test_a_run_tells_bytes_and_who_missed_what_as_it_goes(tmp_path, run, plan, m
 
         def ask(self, tasks, *, deadline_s):
             self.bytes_out += 100
-            return {"north": Missing("deadline"), "south": Missing("policy-refusal")}
+            return {"north": Missing("deadline"), "south": Missing("policy-refusal")}.items()
 
     (run / "nodes.json").write_text("{}")
     keys = type("Keys", (), {"signing_key": None, "folder": tmp_path})
@@ -159,7 +159,7 @@ def test_every_phase_of_the_rounds_has_its_word(plan, run):
         names = ("north", "south")
 
         def ask(self, tasks, *, deadline_s):
-            return dict.fromkeys(tasks, Missing("lost"))
+            return dict.fromkeys(tasks, Missing("lost")).items()
 
     conducted = rounds.Rounds(plan, Nobody(), Checkpoints(run, plan.digest), phase=rounds.silent)
     titles += [conducted._title(step) for step in plan.steps()]

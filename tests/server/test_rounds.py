@@ -1,6 +1,7 @@
 """The round loop against a hostile federation in memory: hospitals that drop, lie, or die at a chosen step."""
 
 import copy
+import weakref
 
 import numpy as np
 import pytest
@@ -35,14 +36,15 @@ class Hospitals:
         if step == self.crash_at:
             raise Killed
         self.asked.append(step)
-        return {name: self.fault(name, task) or self._answer(name, task) for name, task in tasks.items()}
+        return ((name, self.fault(name, task) or self._answer(name, task)) for name, task in tasks.items())
 
     def _answer(self, name, task):
         rng = np.random.default_rng([len(name), ord(name[0]), task.step])
         if task.action == "release":
             return Reply({"sum": rng.normal(size=self.width)}, name)
         if task.action == "train":
-            moved = {k: a + rng.normal(size=a.shape).astype(a.dtype) / 100 for k, a in task.arrays.items()}
+            arrays = sorted(task.arrays.items())  # a vault knows names, no order
+            moved = {k: a + rng.normal(size=a.shape).astype(a.dtype) / 100 for k, a in arrays}
             return Reply(moved, name)
         return Reply(name=name)
 
@@ -102,6 +104,46 @@ def test_with_a_smaller_quorum_the_run_goes_on_and_remembers_who_missed_what(stu
     lost = Hospitals(fault=lambda name, task: Missing("deadline") if (name, task.step) == ("south", 2) else None)
     run(plan, tmp_path, lost)
     assert Checkpoints(tmp_path, plan.digest).load().attendance == {"2": {"south": "deadline"}}
+
+
+@pytest.mark.parametrize("late", ["north", "south"])
+def test_the_generator_does_not_depend_on_who_answers_first(plan, tmp_path, late):
+    class Unhurried(Hospitals):
+        def ask(self, tasks, *, deadline_s):
+            return sorted(super().ask(tasks, deadline_s=deadline_s), key=lambda answer: answer[0] == late)
+
+    assert same(run(plan, tmp_path / "late", Unhurried()), run(plan, tmp_path / "whole", Hospitals()))
+
+
+def test_no_more_than_one_answer_is_held(plan, tmp_path):
+    alive = []
+
+    class Counted(Hospitals):
+        def ask(self, tasks, *, deadline_s):
+            for name, answer in super().ask(tasks, deadline_s=deadline_s):
+                assert [weak for weak in alive if weak() is not None] == []
+                alive.append(weakref.ref(answer))
+                yield name, answer
+                del answer
+
+    run(plan, tmp_path, Counted(("north", "south", "coast")))
+    assert len(alive) == 12
+
+
+def test_nothing_of_a_hospital_that_moves_a_weight_beyond_reach_is_folded_in(study_dict, tmp_path):
+    study_dict["federation"]["quorum"] = 1
+    plan = Plan(parse_study(study_dict), (None, 2.0, 1.5))
+
+    def wild(name, task):
+        if name == "south" and task.step == 2:
+            last = sorted(task.arrays)[-1]
+            return Reply({**task.arrays, last: task.arrays[last] + np.float32(1e6)}, name)
+        return None
+
+    absent = Hospitals(fault=lambda name, task: Missing("lost") if (name, task.step) == ("south", 2) else None)
+    without = run(plan, tmp_path / "without", absent)
+    assert same(run(plan, tmp_path / "wild", Hospitals(fault=wild)), without)
+    assert Checkpoints(tmp_path / "wild", plan.digest).load().attendance == {"2": {"south": "malformed"}}
 
 
 def test_planned_weights_follow_the_hospitals_order(study_dict, tmp_path):

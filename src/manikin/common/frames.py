@@ -123,7 +123,7 @@ def _decode(frame: bytes) -> tuple[Any, dict[str, NDArray[Any]]]:
     try:
         header = json.loads(frame[LENGTH_BYTES : LENGTH_BYTES + size])
         head = json.loads(header["__metadata__"][_KEY])
-        arrays = {name: np.array(array) for name, array in load(frame).items()}
+        arrays = load(frame)  # copies of their own: they outlive the frame
     except (KeyError, TypeError, ValueError, RecursionError, SafetensorError):
         raise _malformed("It is not a frame.") from None
     check_arrays(arrays)

@@ -154,7 +154,7 @@ def _describe(name: str, array: NDArray[Any]) -> dict[str, Any]:
     if array.dtype.kind not in NUMBER_KINDS:
         raise ProtocolViolation(f"Array {name!r} of the request is not numeric.", f"Its type is {array.dtype}.")
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    digest = hashlib.sha256(np.ascontiguousarray(little).tobytes()).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data).hexdigest()
     return {"name": name, "dtype": little.dtype.str, "shape": list(array.shape), "sha256": digest}
 
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from manikin.common.errors import ManikinError, ProtocolViolation
 from manikin.common.frames import decode_reply, encode_task
 from manikin.common.keys import SigningKey
+from manikin.common.pieces import cut, join
 from manikin.common.plan import Party, Plan
 from manikin.common.wire import Refused, Reply, Task
 from manikin.server.channel import Channel, Missing
@@ -65,19 +65,18 @@ class GridChannel:
         self.names = tuple(self._nodes)
         self.bytes_out = self.bytes_in = 0
 
-    def ask(self, tasks: Mapping[str, Task], *, deadline_s: float) -> dict[str, Reply | Missing]:
-        signed = {name: task.signed(self._key) for name, task in tasks.items()}
-        answers: dict[str, Reply | Missing] = {}
+    def ask(self, tasks: Mapping[str, Task], *, deadline_s: float) -> Iterator[tuple[str, Reply | Missing]]:
+        """Answers as they come, pulled one at a time: Flower holds all messages of one call in memory."""
+        signed = self._signed(tasks)
         deadline = time.monotonic() + deadline_s
         sent: dict[str, str] = {}
         again = dict.fromkeys(signed, 0.0)  # hospitals to be asked (once more), and when
         asked = dict.fromkeys(signed, 0)
 
-        def lost(name: str) -> None:
+        def put_off(name: str) -> bool:
             if asked[name] < ATTEMPTS:
                 again[name] = time.monotonic() + PAUSE_S * asked[name]
-            else:
-                answers[name] = Missing("lost")
+            return asked[name] < ATTEMPTS
 
         while (sent or again) and time.monotonic() < deadline:
             due = [name for name, moment in again.items() if moment <= time.monotonic()]
@@ -86,41 +85,61 @@ class GridChannel:
                 asked[name] += 1
             pushed = self._push({name: signed[name] for name in due})
             sent |= pushed
-            for name in set(due) - set(pushed.values()):
-                lost(name)
-            for message in self._grid.pull_messages(list(sent)) if sent else ():
-                name = sent.pop(message.metadata.reply_to_message_id)
-                answer = self._answer(name, signed[name], message)
-                if answer == Missing("lost"):
-                    lost(name)
-                else:
-                    answers[name] = answer
+            yield from ((name, Missing("lost")) for name in set(due) - set(pushed.values()) if not put_off(name))
+            for identity, name in list(sent.items()):
+                answer = self._pull(identity, name, signed[name])
+                if answer is None:
+                    continue
+                del sent[identity]
+                if answer != Missing("lost") or not put_off(name):
+                    yield name, answer
+                del answer
             time.sleep(self._poll_s)
-        answers.update(dict.fromkeys(sent.values(), Missing("deadline")))
-        answers.update(dict.fromkeys(again, Missing("lost")))
-        return answers
+        yield from ((name, Missing("deadline")) for name in sent.values())
+        yield from ((name, Missing("lost")) for name in again)
+
+    def _signed(self, tasks: Mapping[str, Task]) -> dict[str, Task]:
+        """Each task with the coordinator's signature; one that goes to many is signed once."""
+        made: dict[bytes, Task] = {}
+        for task in tasks.values():
+            if task.digest not in made:
+                made[task.digest] = task.signed(self._key)
+        return {name: made[task.digest] for name, task in tasks.items()}
 
     def _push(self, tasks: Mapping[str, Task]) -> dict[str, str]:
         """Send; hospital by message id, without those whose gateway never connected: Flower takes nothing for them."""
         if not tasks:
             return {}
-        encoded: dict[bytes, bytes] = {}
+        records: dict[bytes, RecordDict] = {}
         messages = {}
         for name, task in tasks.items():
-            frame = encoded.setdefault(task.digest, encode_task(task))
-            self.bytes_out += len(frame)
-            kind = MESSAGE_TYPES[task.action]
-            messages[name] = Message(_packed(frame), self._nodes[name], kind, group_id=str(task.step))
+            if task.digest not in records:
+                records[task.digest] = _packed(encode_task(task))
+            content = records[task.digest]
+            self.bytes_out += sum(len(piece.data) for piece in content.array_records[BODY].values())
+            messages[name] = Message(content, self._nodes[name], MESSAGE_TYPES[task.action], group_id=str(task.step))
         identities = self._grid.push_messages(messages.values())
         return {identity: name for identity, name in zip(identities, messages, strict=True) if identity}
 
-    def _answer(self, name: str, task: Task, message: Message) -> Reply | Missing:
+    def _pull(self, identity: str, name: str, task: Task) -> Reply | Missing | None:
+        """A hospital's answer, or None if there is none yet."""
+        messages = list(self._grid.pull_messages([identity]))
+        if not messages:
+            return None
+        message = messages.pop()
         if message.has_error():
             known = {kind.code for kind in ManikinError.__subclasses__()}
             return Missing(message.error.reason if message.error.reason in known else "lost")
         try:
-            frame = message.content.array_records[BODY][FRAME].numpy().tobytes()
-            self.bytes_in += len(frame)
+            frame = join({key: piece.data for key, piece in message.content.array_records[BODY].items()})
+        except (KeyError, TypeError, ValueError):
+            return Missing("malformed")
+        del message  # it holds all that the frame does
+        self.bytes_in += len(frame)
+        return self._decoded(frame, name, task)
+
+    def _decoded(self, frame: bytes, name: str, task: Task) -> Reply | Missing:
+        try:
             reply = decode_reply(frame)
             if isinstance(reply, Refused):
                 return Missing(reply.code)
@@ -129,14 +148,13 @@ class GridChannel:
             reply.check_signature(self._keys[name], task)
         except ProtocolViolation as error:
             return Missing("forged" if "not signed" in error.why else "malformed")
-        except (KeyError, TypeError, ValueError):
-            return Missing("malformed")
         return reply
 
 
 def _packed(frame: bytes) -> RecordDict:
     """Flower's records of a frame."""
-    return RecordDict({BODY: ArrayRecord({FRAME: Array(np.frombuffer(frame, np.uint8))})})
+    pieces = {name: Array("uint8", (len(piece),), FRAME, piece) for name, piece in cut(frame).items()}
+    return RecordDict({BODY: ArrayRecord(pieces)})
 
 
 def build(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,10 @@ class Channel(Protocol):
     bytes_in: int
     bytes_out: int
 
-    def ask(self, tasks: Mapping[str, Task], *, deadline_s: float) -> dict[str, Reply | Missing]:
-        """One answer for each hospital asked; never raises for a hospital's sake."""
+    def ask(self, tasks: Mapping[str, Task], *, deadline_s: float) -> Iterable[tuple[str, Reply | Missing]]:
+        """One answer for each hospital asked, as they come; never raises for a hospital's sake.
+
+        A model may be large and hospitals many: a channel holds no answer that it has given, and its caller none that
+        it has done with.
+        """
         ...

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from manikin.common import generators
-from manikin.common.errors import ManikinError, TransportFailure
+from manikin.common.errors import ManikinError, ProtocolViolation, TransportFailure
 from manikin.common.faults import reach
 from manikin.common.generators import Generator, Releasable
 from manikin.common.images import Patient
@@ -28,7 +28,8 @@ from manikin.common.plan import Plan, Step
 from manikin.common.study import PretrainStage, ReleaseStage, TrainStage
 from manikin.common.wire import CHARGED, Arrays, Reply, Task
 from manikin.privacy.chain import read_head
-from manikin.server.aggregation import add_sums, average_states
+from manikin.privacy.mechanisms import public_grid
+from manikin.server.aggregation import ReleaseSum, StateMean
 from manikin.server.channel import Channel, Missing
 from manikin.server.checkpoints import Checkpoint, Checkpoints
 from manikin.server.pretraining import adapt, pretrain, prior_images
@@ -36,6 +37,9 @@ from manikin.server.pretraining import adapt, pretrain, prior_images
 CANARY_STEP = 0
 Layout = Mapping[str, tuple[tuple[int, ...], str]]  # shape and dtype by name
 Advance = Callable[[int], None]
+Fold = Callable[
+    [str, Arrays], None
+]  # takes one hospital's arrays; refuses by ProtocolViolation, with nothing folded in
 Phase = Callable[[str, int | None], contextlib.AbstractContextManager[Advance]]
 
 
@@ -44,6 +48,11 @@ def silent(title: str, total: int | None) -> Iterator[Advance]:
     """A phase that shows nothing."""
     del title, total
     yield lambda _: None
+
+
+def nothing(name: str, arrays: Arrays) -> None:
+    """The fold of a step whose replies carry no arrays, or none that count."""
+    del name, arrays
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,16 @@ class Rounds:
         self.keep_heads = keep_heads
         self.plan, self.channel, self.checkpoints, self.phase = plan, channel, checkpoints, phase
         self.checkpoint = checkpoints.load() or Checkpoint()
-        self.generator = generators.create(plan.generator_spec())
+        self._generator: Generator | None = None
+
+    @property
+    def generator(self) -> Generator:
+        """The generator as it stands, made from the state; while hospitals train there is only the state."""
+        if self._generator is None:
+            self._generator = generators.create(self.plan.generator_spec())
+            if self.checkpoint.state:
+                self._generator.load_state(self.checkpoint.state)
+        return self._generator
 
     def run(self) -> Generator:
         """All moves that are not done yet; the generator after the last.
@@ -89,8 +107,6 @@ class Rounds:
             self.plan.steps()[0],
             parameters={"plan": self.plan.to_dict(), "heads": {"latest": dict(self.checkpoint.latest_heads)}},
         )
-        if self.checkpoint.done:
-            self.generator.load_state(self.checkpoint.state)
         for number, move in enumerate(self.moves()):
             if number < self.checkpoint.done:
                 continue
@@ -99,7 +115,9 @@ class Rounds:
             reach("coordinator: move done")
             spent = self.checkpoint.seconds
             spent[kind] = spent.get(kind, 0.0) + time.monotonic() - started
-            self.checkpoint.done, self.checkpoint.state = number + 1, self.generator.state()
+            self.checkpoint.done = number + 1
+            if self._generator is not None:
+                self.checkpoint.state = self._generator.state()
             self.checkpoints.save(self.checkpoint)
             reach("coordinator: checkpoint saved")
         self._complete()
@@ -162,32 +180,34 @@ class Rounds:
         assert isinstance(family, Releasable)
         assert move.step is not None
         blank = Patient("", np.zeros((1, family.spec.channels, *family.spec.shape), np.float32), np.zeros(1, np.int64))
-        expected = {"sum": (family.statistic(blank).shape, "float64")}
-        replies = self.ask(move.step, arrays=to_numpy(family.state()), expected=expected)
-        total = add_sums([np.asarray(reply.arrays["sum"]) for reply in replies.values()])
         noise = self.plan.noise_multipliers[move.stage]
         assert noise is not None
-        family.fit(total, noise_std=noise * family.norm_bound * len(replies) ** 0.5)
+        shape, noise_std = family.statistic(blank).shape, noise * family.norm_bound
+        total = ReleaseSum(shape[0], grid=public_grid(noise_std), hospitals=len(self.channel.names))
+        arrays, expected = to_numpy(family.state()), {"sum": (shape, "float64")}
+        answered = self.ask(move.step, arrays=arrays, expected=expected, fold=total.add)
+        family.fit(total.total, noise_std=noise_std * len(answered) ** 0.5)
         if not own:
             with self.phase("Carrying the release into the generator", None) as advance:
                 adapt(self.generator, family, self.prior, progress=advance)
 
     def _train(self, move: Move) -> None:
         assert move.step is not None
-        state = to_numpy(self.generator.state())
-        replies = self.ask(move.step, arrays=state, expected=layout(state))
-        weights = self._weights(list(replies))
-        self.generator.load_state(
-            average_states(self.generator.state(), [reply.arrays for reply in replies.values()], weights)
-        )
+        if not self.checkpoint.state:
+            self.checkpoint.state = self.generator.state()
+        self._generator = None
+        state = to_numpy(self.checkpoint.state)
+        with StateMean(state, self._weights(), self.checkpoints.file.parent) as mean:
+            self.ask(move.step, arrays=state, expected=layout(state), fold=mean.add)
+            self.checkpoint.state = mean.result()
 
-    def _weights(self, names: list[str]) -> list[float]:
-        planned = self.plan.study.federation.weights
+    def _weights(self) -> dict[str, float]:
+        planned, names = self.plan.study.federation.weights, self.channel.names
         if planned == "equal":
-            return [1.0] * len(names)
+            return dict.fromkeys(names, 1.0)
         assert not isinstance(planned, str)
-        order = [party.name for party in self.plan.participants] or list(self.channel.names)
-        return [planned[order.index(name)] for name in names]
+        order = [party.name for party in self.plan.participants] or list(names)
+        return {name: planned[order.index(name)] for name in names}
 
     def ask(
         self,
@@ -196,50 +216,62 @@ class Rounds:
         parameters: Mapping[str, Any] | None = None,
         arrays: Arrays | None = None,
         expected: Layout | None = None,
-    ) -> dict[str, Reply]:
-        """Ask every hospital one step; the replies by name, in the channel's order.
+        fold: Fold = nothing,
+    ) -> list[str]:
+        """Ask every hospital one step; the names of those that answered, in the channel's order.
 
         Args:
             step: of the plan.
             parameters: of the task; the ledger heads of all charged steps so far if None.
             arrays: of the task.
             expected: shape and dtype of each array of a reply; none if None.
+            fold: takes the arrays of each sound reply as it comes; the reply is dropped after it. Whether a quorum
+                answered is known only at the end, so what was folded counts once `ask` has returned.
 
         Raises:
             TransportFailure: fewer than the quorum answered; names each that did not, and the code of its reason.
         """
         content = {"heads": copy.deepcopy(self.checkpoint.heads)} if parameters is None else parameters
         task = Task(self.plan.digest, step.index, step.action, content, arrays or {})
-        federation = self.plan.study.federation
-        with self.phase(self._title(step), len(self.channel.names)) as advance:
+        names, federation = self.channel.names, self.plan.study.federation
+        outcomes: dict[str, str | Missing] = {}
+        with self.phase(self._title(step), len(names)) as advance:
             reach("coordinator: step to be asked")
-            answers = self.channel.ask(dict.fromkeys(self.channel.names, task), deadline_s=federation.round_deadline_s)
+            for name, answer in self.channel.ask(dict.fromkeys(names, task), deadline_s=federation.round_deadline_s):
+                outcomes[name] = self._take(name, task, answer, expected or {}, fold)
+                del answer  # before the next one comes
+                advance(1)
             reach("coordinator: step answered")
-            advance(len(answers))
-        answers = {
-            name: answer
-            if isinstance(answer, Missing) or self._sound(name, task, answer, expected or {})
-            else Missing("malformed")
-            for name, answer in answers.items()
-        }
-        missing = {name: answer.code for name, answer in answers.items() if isinstance(answer, Missing)}
+        found = [(name, outcomes[name]) for name in names]  # in the same order whoever was first
+        missing = {name: outcome.code for name, outcome in found if isinstance(outcome, Missing)}
+        heads = {name: outcome for name, outcome in found if isinstance(outcome, str)}
         if missing:
             self.checkpoint.attendance[str(step.index)] = missing
-        replies = {name: answers[name] for name in self.channel.names if isinstance(answers[name], Reply)}
-        if len(replies) < federation.quorum:
+        if len(heads) < federation.quorum:
             raise TransportFailure(
-                f"{len(replies)} of {len(answers)} hospitals answered step {step.index} ({step.action}), "
+                f"{len(heads)} of {len(names)} hospitals answered step {step.index} ({step.action}), "
                 f"and the quorum is {federation.quorum}.",
                 "Missing: " + ", ".join(f"{name} ({code})" for name, code in missing.items()) + ".",
                 "Mend the cause at those hospitals, then run the same command with --resume.",
             )
-        answered = {name: reply for name, reply in replies.items() if isinstance(reply, Reply)}
         if step.action in CHARGED:
-            heads = {name: reply.head for name, reply in answered.items() if reply.head}
-            self.checkpoint.heads[str(step.index)] = heads
-            self.checkpoint.latest_heads |= heads
-            self.keep_heads(heads)
-        return answered
+            kept = {name: head for name, head in heads.items() if head}
+            self.checkpoint.heads[str(step.index)] = kept
+            self.checkpoint.latest_heads |= kept
+            self.keep_heads(kept)
+        return list(heads)
+
+    def _take(self, name: str, task: Task, answer: Reply | Missing, expected: Layout, fold: Fold) -> str | Missing:
+        """Fold one answer in, if it is sound; its ledger head, or why the hospital is missing."""
+        if isinstance(answer, Missing):
+            return answer
+        if not self._sound(name, task, answer, expected):
+            return Missing("malformed")
+        try:
+            fold(name, answer.arrays)
+        except ProtocolViolation:
+            return Missing("malformed")
+        return answer.head
 
     def _sound(self, name: str, task: Task, reply: Reply, expected: Layout) -> bool:
         """Whether a reply is what the step gives: its arrays, and a ledger head of this very step.
