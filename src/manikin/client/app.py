@@ -89,11 +89,13 @@ def _port(context: Context) -> Port:
 
 def _open_port(where: str, *, socket: bool) -> Port:
     if socket:
-        from manikin.client.metered import TALLY, Metered, Tally
+        from manikin.client.metered import TALLY, Logged, Metered, Tally
         from manikin.client.service import SocketPort
+        from manikin.common.logs import open_log
 
         home = Path(os.environ.get("FLWR_HOME", "."))  # the gateway's own folder, in every process that Flower starts
-        return Metered(SocketPort(Path(where)), Tally(home / TALLY))
+        log = open_log("gateway").bind(program="clientapp")
+        return Metered(Logged(SocketPort(Path(where)), log), Tally(home / TALLY))
     from manikin.client.vault import Vault
 
     return Vault(Path(where), embedded=True)

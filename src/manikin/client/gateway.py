@@ -21,8 +21,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from manikin.common import launching
 from manikin.common.errors import Misconfigured
 from manikin.common.files import write_atomically
+from manikin.common.logs import open_log
 from manikin.common.processes import (
     LOOPBACK,
     WATCH_S,
@@ -32,7 +34,6 @@ from manikin.common.processes import (
     flower_environment,
     free_port,
     only_one,
-    script,
     split_address,
     supervising,
     wait_until,
@@ -90,14 +91,15 @@ class Gateway:
         environment = flower_environment(folder / "home")
         secret = folder / "home" / "superexec.secret"
         write_atomically(secret, secrets.token_bytes(32), mode=0o600)
-        node = [script("flower-supernode"), "--superlink", self.address]
+        node = [*launching.command("gateway", "flower-supernode"), "--superlink", self.address]
         node += ["--root-certificates", str(folder / "ca.pem")]
         node += ["--auth-supernode-private-key", str(folder / "node.key")]
         node += ["--trusted-entities", str(folder / "trusted-entities.yaml")]
         node += ["--node-config", f"socket={json.dumps(str(socket.absolute()))}"]
         node += ["--isolation", "process", "--superexec-auth-secret-file", str(secret)]
         node += ["--host", LOOPBACK, "--port", str(port)]
-        executor = [script("flower-superexec"), "--insecure", "--runtime-api-address", f"{LOOPBACK}:{port}"]
+        executor = [*launching.command("gateway", launching.EXECUTOR), "--insecure"]
+        executor += ["--runtime-api-address", f"{LOOPBACK}:{port}"]
         executor += ["--superexec-auth-secret-file", str(secret)]
         return [
             Supervised("supernode", node, logs / "supernode.log", environment),
@@ -118,15 +120,19 @@ class Gateway:
             os.umask(former)
 
     def _run(self, node: Supervised, executor: Supervised) -> None:
-        listening = _port_of(node)
+        listening, log = _port_of(node), open_log("gateway").bind(program="gateway")
+        log.info("starting", port=listening)
         with ending_signals(), supervising([node, executor]), contextlib.suppress(KeyboardInterrupt):
             node.start()
             wait_until(lambda: accepts(LOOPBACK, listening), [node], timeout_s=START_S, what="Starting the gateway")
             executor.start()
+            log.info("ready")
             while True:
-                node.watch()
-                executor.watch()
+                for process in (node, executor):
+                    if process.watch():
+                        log.warning("restarting", program=process.name, attempt=process.starts)
                 time.sleep(WATCH_S)
+        log.info("stopped")
 
     def server_date(self, *, timeout_s: float = 5.0) -> str:
         """The coordinator's clock as its answers give it, over TLS checked against ca.pem.

@@ -1,4 +1,4 @@
-"""Ports around a port: at the gateway one that counts what goes through, at the vault one that logs it.
+"""Ports around a port: one that logs what goes through, at both ends of the socket; one that counts it, at the gateway.
 
 Neither looks into a frame. Each of the gateway's messages is relayed by a process of its own, so counts are added up in
 a file. Standard library only: such a process lives for one message.
@@ -91,16 +91,16 @@ class Metered:
 
 
 class Counted(Port, Protocol):
-    """A port that has counters: the vault."""
+    """A port that has counters: the vault, or its socket."""
 
     def counters(self) -> dict[str, float]: ...
 
 
 class Logged:
-    """A vault that logs what goes through: bytes and seconds, or the code of a failure.
+    """A vault, or the way to it, that logs what goes through: bytes and seconds, or the code of a failure.
 
     Args:
-        port: the vault.
+        port: the vault, or its socket.
         log: of the program that this runs in.
     """
 

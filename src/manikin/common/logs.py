@@ -3,6 +3,8 @@
 One line an event, JSON or plain. What is not on the lists is dropped before it is written, and the line says how many
 fields were; text of exceptions, warnings and other libraries' log lines is replaced by its kind, since it may quote
 a file name or a header. A log line says what happened, never to whom. Not promised: a program that prints past this.
+What Flower says at a gateway or a coordinator, where no patient's data are, is kept as it is: one text a line, marked
+`"source": "flower"`. The vault's log has no such lines, whoever asks for them.
 
 >>> import io
 >>> stream = io.StringIO()
@@ -38,6 +40,8 @@ Event = Literal[
     "stopped",
     "restarting",
     "waiting",
+    "connected",
+    "disconnected",
     "asking",
     "missed",
     "moved",
@@ -46,6 +50,9 @@ Event = Literal[
     "crashed",
     "library",
 ]
+Program = Literal["gateway", "supernode", "superexec", "clientapp", "coordinator", "superlink", "serverapp"]
+FLOWER = "flower"
+TEXT_MAX = 2000  # characters of Flower's words that one line keeps
 OTHER = "other"
 LEVEL = logging.INFO
 _SOURCES = ("asyncio", "flwr", "grpc", "httpx", "monai", "opacus", "py", "pydicom", "torch", "uvicorn")
@@ -70,8 +77,10 @@ def _one_of(*words: str) -> Check:
     return lambda value: isinstance(value, str) and value in words
 
 
-CODES = (*sorted({kind.code for kind in ManikinError.__subclasses__()}), "error", "unavailable", "lost", "deadline")
+_LOST = ("error", "unavailable", "lost", "deadline", "forged", "malformed")
+CODES = (*sorted({kind.code for kind in ManikinError.__subclasses__()}), *_LOST)
 FIELDS: dict[str, Check] = {
+    "program": _one_of(*get_args(Program)),
     "plan": _digest,
     "step": _count,
     "round": _count,
@@ -85,7 +94,12 @@ FIELDS: dict[str, Check] = {
     "attempt": _count,
     "exit_code": _number,
     "port": _count,
+    "at": lambda value: isinstance(value, str) and re.fullmatch(r"[a-z_]{1,40}\.py:\d{1,6}", value) is not None,
 }
+
+
+class Quoted(str):
+    """Words of Flower's own, which a line of a gateway or a coordinator may carry."""
 
 
 class Allowed:
@@ -106,6 +120,8 @@ class Allowed:
         error = event.pop("exc_info", None)
         kept = {key: value for key, value in event.items() if key in self._fields and self._fields[key](value)}
         line: EventDict = {"level": level, "part": self._part, "event": name if name in get_args(Event) else OTHER}
+        if self._part != "vault" and isinstance(name, Quoted):
+            line.update(source=FLOWER, event=str(name)[:TEXT_MAX])
         line.update(kept)
         if error:
             line["error"] = _kind(error)
@@ -132,13 +148,13 @@ def open_log(
     Args:
         part: which program speaks.
         plain: words for a person, or one JSON object a line; None chooses by whether `stream` is a terminal.
-        stream: where to; standard error if None.
+        stream: where to; the process's own standard error if None.
         hospitals: names of hospitals that a line may name.
     """
-    target = stream or sys.stderr
+    target = stream or sys.__stderr__ or sys.stderr  # also where a program has put something else in its place
     words = target.isatty() if plain is None else plain
     logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(target),
+        structlog.WriteLogger(target),  # one write a line, since processes share a file
         processors=[
             Allowed(part, hospitals),
             structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -158,10 +158,10 @@ class Supervised:
         assert self._process is not None
         return self._process.poll()
 
-    def watch(self) -> None:
-        """Start it again if it died and its pause is over."""
+    def watch(self) -> bool:
+        """Start it again if it died and its pause is over; whether that was now."""
         if self._process is None or self.ended() is None or not self.restart:
-            return
+            return False
         now = time.monotonic()
         if self._again == 0.0:
             self._sweep(signal.SIGKILL)
@@ -171,6 +171,8 @@ class Supervised:
         elif now >= self._again:
             self._again = 0.0
             self.start()
+            return True
+        return False
 
     def terminate(self) -> None:
         """Tell it to end, once; it is not started again."""

@@ -1,12 +1,16 @@
-"""How the coordinator reaches hospitals: one call, whatever carries it."""
+"""How the coordinator reaches hospitals: one call, whatever carries it; and a log of who was asked and who answered."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from manikin.common.wire import Reply, Task
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 
 @dataclass(frozen=True)
@@ -30,3 +34,35 @@ class Channel(Protocol):
         it has done with.
         """
         ...
+
+
+class Logged:
+    """A channel that logs each step: what was asked, who did not answer and why, bytes and seconds.
+
+    Args:
+        channel: the hospitals.
+        log: of the program that this runs in; it names these hospitals and no others.
+    """
+
+    def __init__(self, channel: Channel, log: FilteringBoundLogger) -> None:
+        self._channel, self._log = channel, log
+        self.names = channel.names
+        self.bytes_in, self.bytes_out = channel.bytes_in, channel.bytes_out
+
+    def ask(self, tasks: Mapping[str, Task], *, deadline_s: float) -> Iterator[tuple[str, Reply | Missing]]:
+        started, before = time.monotonic(), (self.bytes_in, self.bytes_out)
+        task = next(iter(tasks.values()))  # the same for all
+        log = self._log.bind(plan=task.plan_digest, step=task.step, action=task.action)
+        log.info("asking")
+        for name, answer in self._channel.ask(tasks, deadline_s=deadline_s):
+            if isinstance(answer, Missing):
+                log.warning("missed", hospital=name, code=answer.code)
+            yield name, answer
+            del answer  # before the next one comes
+        self.bytes_in, self.bytes_out = self._channel.bytes_in, self._channel.bytes_out
+        log.info(
+            "answered",
+            bytes_in=self.bytes_in - before[0],
+            bytes_out=self.bytes_out - before[1],
+            seconds=round(time.monotonic() - started, 3),
+        )

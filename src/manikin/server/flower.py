@@ -63,6 +63,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from manikin.common.certificates import reviewer_id
 from manikin.common.errors import ManikinError, Misconfigured, TransportFailure
 from manikin.common.files import write_atomically
+from manikin.common.launching import speak_through
+from manikin.common.logs import open_log
 from manikin.common.processes import LOOPBACK
 
 APP_ID = "@manikin/manikin-study"
@@ -335,6 +337,7 @@ class SuperLink:
                 ssl_certfile=str(self.settings.tls / "server.pem"),
                 ssl_keyfile=str(self.settings.tls / "server.key"),
                 lifespan=lifespan,
+                log_config=None,
                 log_level="warning",
                 access_log=False,
                 server_header=False,
@@ -441,6 +444,7 @@ def _node_key(name: str, text: str) -> bytes:
 
 def main(arguments: list[str]) -> None:
     """Serve what a settings file says."""
+    speak_through(open_log("coordinator").bind(program="superlink"))
     logging.getLogger("flwr").setLevel(logging.WARNING)
     settings = Settings.model_validate_json(Path(arguments[0]).read_bytes())
     os.umask(0o077)

@@ -19,10 +19,11 @@ from manikin.common.errors import ManikinError, Misconfigured
 from manikin.common.files import write_atomically
 from manikin.common.generators.sampling import balanced, draw
 from manikin.common.keys import SigningKey
+from manikin.common.logs import open_log
 from manikin.common.plan import Party, Plan
 from manikin.privacy.chain import read_head
 from manikin.server.agreements import Coordinator, load_plan, require_approvals
-from manikin.server.channel import Channel
+from manikin.server.channel import Channel, Logged
 from manikin.server.checkpoints import Checkpoints
 from manikin.server.releasing import AUDIT_STATEMENT, release
 from manikin.server.rounds import Advance, Rounds, to_numpy
@@ -102,10 +103,14 @@ def conduct(folder: Path, open_channel: OpenChannel) -> None:
         status.update()
         home = Coordinator.open(folder.parents[2])
         plan = load_plan(home, folder.parent.name)
-        channel = open_channel(_nodes(folder), require_approvals(home, plan), home.signing_key)
+        parties = require_approvals(home, plan)
+        log = open_log("coordinator", hospitals=[party.name for party in parties]).bind(program="serverapp")
+        channel = Logged(open_channel(_nodes(folder), parties, home.signing_key), log)
         held = Heads(home.folder / "heads.json")
         rounds = Rounds(plan, channel, Checkpoints(folder, plan.digest), phase=status.phase, keep_heads=held.keep)
         rounds.checkpoint.latest_heads = held.of(plan)
+        if rounds.checkpoint.done:
+            log.info("resumed", plan=plan.digest)
         status.also = lambda: {
             "attendance": rounds.checkpoint.attendance,
             "bytes": {"in": channel.bytes_in, "out": channel.bytes_out},
@@ -115,7 +120,9 @@ def conduct(folder: Path, open_channel: OpenChannel) -> None:
             status.update(state="finished", phase="")
             return
         _run(rounds, plan, folder, home.signing_key, status)
+        log.info("released", plan=plan.digest)
     except ManikinError as error:
+        open_log("coordinator").error("failed", program="serverapp", code=error.code)
         words = {"code": error.code, "what": error.what, "why": error.why, "next_step": error.next_step}
         status.update(state="failed", error=words)
         raise

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manikin.common import launching
 from manikin.common.errors import ManikinError, Misconfigured, TransportFailure
 from manikin.common.files import write_atomically
 from manikin.common.plan import Plan
@@ -33,13 +34,13 @@ from manikin.common.processes import (
     flower_environment,
     free_port,
     only_one,
-    script,
     split_address,
     supervising,
     wait_until,
 )
 from manikin.server.agreements import Coordinator, enrolled, load_plan, require_approvals
 from manikin.server.flower import LinkStatus, Settings, build_bundle, sign_bundle
+from manikin.server.journal import Journal
 
 START_S = 60.0
 ATTEMPTS = 3  # Flower runs of one command; each goes on where the one before stopped
@@ -149,7 +150,8 @@ class Line:
 
     def executor(self, settings: Settings) -> Supervised:
         """The process that runs the ServerApp, not started."""
-        command = [script("flower-superexec"), "--root-certificates", str(settings.tls / "ca.pem")]
+        command = launching.command("coordinator", launching.EXECUTOR)
+        command += ["--root-certificates", str(settings.tls / "ca.pem")]
         command += ["--runtime-api-address", f"{LOOPBACK}:{settings.runtime_port}"]
         command += ["--superexec-auth-secret-file", str(settings.superexec_secret)]
         log = settings.run_folder / "logs" / "serverapp.log"
@@ -166,17 +168,19 @@ class Line:
         Raises:
             TransportFailure: the run failed.
         """
-        for _ in range(ATTEMPTS):
-            ended = self._attempt(settings, watch)
-            if ended.outcome == "completed":
-                return
-            if ended.run == 0 or given_up():
-                break
+        with Journal.open(settings.run_folder / "logs", settings.nodes) as journal:
+            for attempt in range(ATTEMPTS):
+                journal.started(attempt + 1)
+                ended = self._attempt(settings, watch, journal)
+                if ended.outcome == "completed":
+                    return
+                if ended.run == 0 or given_up():
+                    break
         raise TransportFailure(
             "The run failed.", ended.details, f"Read {settings.run_folder / 'logs'}, mend the cause, then resume."
         )
 
-    def _attempt(self, settings: Settings, watch: Watch) -> LinkStatus:
+    def _attempt(self, settings: Settings, watch: Watch, journal: Journal) -> LinkStatus:
         settings.status.unlink(missing_ok=True)
         superlink, executor = self.superlink(settings), self.executor(settings)
         with supervising([superlink, executor]) as processes:
@@ -184,9 +188,11 @@ class Line:
             executor.start()
             while True:
                 for process in processes:
-                    process.watch()
+                    if process.watch():
+                        journal.restarted(process)
                 status = read_status(settings.status)
                 if status is not None:
+                    journal.see(status)
                     watch(status)
                     if status.state == "finished":
                         return status
