@@ -31,9 +31,9 @@ from manikin.common.study import Study, parse_study
 from manikin.embedded.demo import HOSPITALS, make_hospital
 from manikin.embedded.loopback import agree, coordinator_process, hospital_process, introduce
 from manikin.server.agreements import create_coordinator
+from manikin.server.asking import silent
 from manikin.server.checkpoints import Checkpoints
 from manikin.server.metrics import phase_of
-from manikin.server.rounds import silent
 from manikin.server.running import Study as Running
 
 MODELS = {"tiny": 8, "20 MB": 128}  # channels of the denoiser

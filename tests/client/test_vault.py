@@ -18,8 +18,8 @@ from manikin.common.keys import SigningKey
 from manikin.common.plan import Party, Plan
 from manikin.common.study import parse_study
 from manikin.common.wire import Refused, Task
+from manikin.server.asking import to_numpy
 from manikin.server.planning import propose
-from manikin.server.rounds import to_numpy
 
 RELEASE, TRAIN, AUDIT = 1, 2, 4
 

@@ -27,7 +27,7 @@ from manikin.common.study import Study, load_study
 from manikin.embedded.demo_page import write_page
 from manikin.embedded.federation import FederationResult, federate
 from manikin.embedded.loopback import federate_over_loopback
-from manikin.server.rounds import Phase, silent
+from manikin.server.asking import Phase, silent
 
 HOSPITALS = ("north", "south", "coast")
 PATIENTS = 2000

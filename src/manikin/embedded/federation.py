@@ -27,10 +27,11 @@ from manikin.common.study import Study
 from manikin.embedded.grid import EmbeddedGrid, mapping
 from manikin.privacy.audit import Verdict, combine
 from manikin.server import app as server_app
+from manikin.server.asking import Phase, silent
 from manikin.server.networked import ask_audits
 from manikin.server.planning import propose
 from manikin.server.releasing import AUDIT_STATEMENT, coordinator_key, release
-from manikin.server.rounds import Phase, Rounds, silent
+from manikin.server.rounds import Rounds
 
 EMBEDDED_STATEMENT = AUDIT_STATEMENT + (
     " This release was made by an embedded run, which would have stopped had one of them failed: "

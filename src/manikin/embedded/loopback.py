@@ -29,7 +29,7 @@ from manikin.embedded.federation import FederationResult, collect_audits, hospit
 from manikin.privacy.audit import combine
 from manikin.server import agreements
 from manikin.server.agreements import Coordinator, create_coordinator
-from manikin.server.rounds import Phase, silent
+from manikin.server.asking import Phase, silent
 from manikin.server.running import Study as Running
 from manikin.server.running import explained, read_status
 

@@ -19,9 +19,10 @@ from manikin.common.keys import SigningKey
 from manikin.common.pieces import cut, join
 from manikin.common.plan import Party, Plan
 from manikin.common.wire import Refused, Reply, Task
+from manikin.server.asking import Phase
 from manikin.server.channel import Channel, Missing
 from manikin.server.checkpoints import Checkpoints
-from manikin.server.rounds import Phase, Rounds
+from manikin.server.rounds import Rounds
 
 MESSAGE_TYPES = {
     "open": "query.open",

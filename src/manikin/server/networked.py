@@ -23,10 +23,11 @@ from manikin.common.logs import open_log
 from manikin.common.plan import Party, Plan
 from manikin.privacy.chain import read_head
 from manikin.server.agreements import Coordinator, load_plan, require_approvals
+from manikin.server.asking import Advance, to_numpy
 from manikin.server.channel import Channel, Logged
 from manikin.server.checkpoints import Checkpoints
 from manikin.server.releasing import AUDIT_STATEMENT, release
-from manikin.server.rounds import Advance, Rounds, to_numpy
+from manikin.server.rounds import Rounds
 
 OpenChannel = Callable[[Mapping[int, str], Sequence[Party], SigningKey], Channel]
 

@@ -1,137 +1,116 @@
-"""Secure sums over a run: whose keys are at hand, who is asked, and what becomes of a sum that somebody dropped out of.
+"""Secure sums over a run: who is asked, and what becomes of a sum that somebody dropped out of.
 
-A sum needs the answer of everyone on its roster. Hospitals offer a fresh key for the next step with each answer; the
-roster is those whose offer for the step is at hand, and it is on disk before anyone is asked, so that a resumed run
-asks the very same. If somebody does not answer, the step is lost: the answers that came are uniform noise, they are
-charged, and the next step (or a release's spare) is asked of those who are left, with fresh samples and noise. Where
-the plan has no step left for it, or too few are left, the run stops, and goes on when the hospital is back.
-
-Nothing here can open a share: the coordinator holds public keys and masked words.
+A sum needs the answer of everyone on its roster. The roster is on disk before anyone is asked. If somebody does not
+answer, the step is lost: the answers that came are uniform noise, they are charged, and the next step (or a release's
+spare) is asked of those who are left, with fresh samples and noise; who was missing is invited again. Where fewer than
+the quorum answered, or a release has no spare left, the run stops, and goes on with the very same when all are back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from manikin.common.errors import ProtocolViolation, TransportFailure
-from manikin.common.plan import Plan, Step
-from manikin.common.wire import CHARGED, MASKED, Arrays, Reply, Task
-from manikin.privacy.roster import Offer, Roster, check_offer
+from manikin.common.errors import TransportFailure
+from manikin.common.plan import Step
+from manikin.common.wire import MASKED, Arrays
+from manikin.privacy.budget import stage_scale
+from manikin.privacy.mechanisms import Vector
 from manikin.privacy.secure_sum import Summation, largest_bound
-from manikin.server.checkpoints import Checkpoint
+from manikin.privacy.skellam import Shares, to_real
+from manikin.server.asking import Asking
+from manikin.server.offers import Offers, opening
 
-
-def opening(plan: Plan, step: Step, heads: Mapping[str, str]) -> dict[str, Any]:
-    """Parameters of an opening that asks the hospitals' keys for a step."""
-    return {"plan": plan.to_dict(), "heads": {"latest": dict(heads)}, "offer": step.index}
-
-
-def offered_step(plan: Plan, task: Task) -> Step | None:
-    """The step for which the reply to a task must bring an offer; None if it must bring none."""
-    if not plan.study.federation.distributed:
-        return None
-    if task.action == "open":
-        asked = task.parameters.get("offer")
-        return plan.next_charged(0) if asked is None else plan.steps()[asked]
-    return plan.next_charged(task.step) if task.action in CHARGED else None
+INVITATION_S = 30.0  # how long those who missed a sum have to say that they are back
 
 
 @dataclass(frozen=True)
-class Offers:
-    """The hospitals' keys, as the checkpoint keeps them.
+class Sum:
+    """A sum over all patients of a roster, noised.
 
     Args:
-        plan: whose participants may offer.
-        checkpoint: of the run.
+        total: float64 (d,).
+        noise_std: standard deviation of the noise in it, the shares of all hospitals together.
+        hospitals: how many are in it.
     """
 
-    plan: Plan
-    checkpoint: Checkpoint
+    total: Vector
+    noise_std: float
+    hospitals: int
 
-    def check(self, name: str, task: Task, reply: Reply) -> None:
-        """Whether a reply brings the offer that it must.
+
+@dataclass(frozen=True)
+class SecureSums:
+    """The charged steps of a plan in distributed mode.
+
+    Args:
+        asking: the hospitals.
+        save: puts the checkpoint on disk.
+    """
+
+    asking: Asking
+    save: Callable[[], None]
+
+    def ask(self, step: Step, arrays: Arrays, *, sensitivity: float) -> Sum | None:
+        """The sum of a step; None if it was lost and the plan goes on without it.
+
+        Args:
+            step: a charged one.
+            arrays: what it works from.
+            sensitivity: largest L2 norm of one patient's vector.
 
         Raises:
-            ProtocolViolation: it brings none, one too many, another hospital's, or one that its hospital did not sign.
+            TransportFailure: fewer than the quorum answered, or a release was lost that has no spare left. The same
+                step may be asked again.
+            ProtocolViolation: the masks did not cancel: a hospital answered something else than it was asked.
         """
-        step = offered_step(self.plan, task)
-        if (step is None) != (reply.offer is None):
-            raise ProtocolViolation("A reply was refused.", f"{name!r} offers a key where none is due, or none.")
-        if step is None or reply.offer is None:
+        plan, checkpoint = self.asking.plan, self.asking.checkpoint
+        self._invite(step)
+        roster = Offers(plan, checkpoint).roster(step)
+        self.save()  # from here on the step is asked with this roster or not at all
+        scale = stage_scale(plan, step.stage, sensitivity=sensitivity)
+        summation = Summation(roster, size=scale.size, bound=largest_bound(len(roster.offers)))
+        self.asking.ask(
+            step,
+            parameters=self.asking.standing() | {"roster": [offer.as_json() for offer in roster.offers]},
+            arrays=arrays,
+            expected={MASKED: ((scale.size,), "uint64")},
+            fold=lambda name, answer: summation.add(name, np.asarray(answer[MASKED])),
+            names=roster.names,
+        )
+        if summation.missing:
+            self._lose(step, summation.missing)
+            return None
+        collusion = plan.study.federation.collusion
+        assert collusion is not None
+        shares = Shares(hospitals=len(roster.offers), colluding=collusion)
+        noise_std = math.sqrt(shares.hospitals * shares.variance(scale)) * scale.grid
+        return Sum(to_real(summation.total(), scale=scale), noise_std, shares.hospitals)
+
+    def _lose(self, step: Step, missing: frozenset[str]) -> None:
+        stage_steps = [s for s in self.asking.plan.steps() if s.stage == step.stage]
+        if step.action == "release" and step == stage_steps[-1]:
+            raise TransportFailure(
+                f"The sum of step {step.index} lacks {', '.join(sorted(missing))}.",
+                "A secure sum needs everyone it was begun with, and this release has no spare left.",
+                "Mend the cause there, then run the same command with --resume.",
+            )
+        self.asking.checkpoint.lost.append(step.index)
+
+    def _invite(self, step: Step) -> None:
+        """After a loss, ask those who have no key for this step whether they are back."""
+        plan, checkpoint = self.asking.plan, self.asking.checkpoint
+        if checkpoint.asked.get("step") not in checkpoint.lost:
             return
-        offer = Offer.from_json(dict(reply.offer))
-        identities = {party.name: party.public_key for party in self.plan.participants}
-        if offer.hospital != name or name not in identities:
-            raise ProtocolViolation("A reply was refused.", f"{name!r} offers a key of {offer.hospital!r}.")
-        check_offer(offer, identities[name], plan=self.plan.digest, step=step.index)
-
-    def keep(self, name: str, task: Task, reply: Reply) -> None:
-        """Keep the offer of a reply that was checked."""
-        step = offered_step(self.plan, task)
-        if step is not None and reply.offer is not None:
-            self.checkpoint.offers.setdefault(str(step.index), {})[name] = dict(reply.offer)
-
-    def of(self, step: Step) -> dict[str, dict[str, str]]:
-        """Those for a step, by hospital."""
-        return self.checkpoint.offers.get(str(step.index), {})
-
-    def roster(self, step: Step) -> Roster:
-        """Who is asked this step: as before if it was asked before, else everyone whose offer is at hand.
-
-        It stands in the checkpoint afterwards, and earlier steps' offers do not.
-
-        Raises:
-            TransportFailure: they are fewer than the quorum.
-        """
-        asked, checkpoint = self.checkpoint.asked, self.checkpoint
-        if asked.get("step") != step.index:
-            offers, quorum = self.of(step), self.plan.study.federation.quorum
-            if len(offers) < quorum:
-                raise TransportFailure(
-                    f"{len(offers)} hospitals are ready for step {step.index}, and the quorum is {quorum}.",
-                    "A secure sum needs the keys of all who take part in it.",
-                    "Mend the cause at those hospitals, then run the same command with --resume.",
-                )
-            asked = {"step": step.index, "offers": [offers[name] for name in sorted(offers)]}
-            checkpoint.asked = asked
-            checkpoint.offers = {s: kept for s, kept in checkpoint.offers.items() if int(s) >= step.index}
-        return Roster(self.plan.digest, step.index, tuple(Offer.from_json(offer) for offer in asked["offers"]))
-
-
-class MaskedSum:
-    """The running sum of one roster's masked answers.
-
-    Args:
-        roster: who is asked.
-        size: numbers in an answer.
-    """
-
-    def __init__(self, roster: Roster, size: int) -> None:
-        self.roster = roster
-        self._summation = Summation(roster, size=size, bound=largest_bound(len(roster.offers)))
-
-    def add(self, name: str, arrays: Arrays) -> None:
-        """Fold in one answer.
-
-        Raises:
-            ProtocolViolation: it does not fit; nothing was folded in.
-        """
-        self._summation.add(name, np.asarray(arrays[MASKED]))
-
-    @property
-    def complete(self) -> bool:
-        """Whether everyone answered."""
-        return not self._summation.missing
-
-    def total(self) -> NDArray[np.int64]:
-        """The exact sum.
-
-        Raises:
-            ProtocolViolation: somebody is missing, or the masks did not cancel.
-        """
-        return self._summation.total()
+        absent = [name for name in self.asking.channel.names if name not in Offers(plan, checkpoint).of(step)]
+        if absent:
+            self.asking.ask(
+                plan.steps()[0],
+                parameters=opening(plan, step, checkpoint.latest_heads),
+                names=absent,
+                quorum=0,
+                deadline_s=INVITATION_S,
+            )

@@ -28,8 +28,8 @@ from manikin.common.plan import Party
 from manikin.common.study import parse_study
 from manikin.common.wire import Refused, Task
 from manikin.privacy.ledger import Ledger
+from manikin.server.asking import to_numpy
 from manikin.server.planning import propose
-from manikin.server.rounds import to_numpy
 
 COORDINATOR = SigningKey.generate()
 TRAIN = 1
