@@ -118,6 +118,43 @@ def test_little_start_noise_keeps_the_guide() -> None:
     assert float((drawn - guide).abs().mean()) < 0.05
 
 
+def faithful(counts: list[int]) -> Diffusion:
+    """A denoiser that hands back what it starts from, over a release whose last class is rare."""
+    spec = GeneratorSpec("diffusion", 1, SPEC.shape, ("a", "b", "rare"), {**OPTIONS, "start_noise": 0.02})
+    moments = Moments(GeneratorSpec("moments", 1, spec.shape, spec.labels, {"coefficients": 5, "bands": 2}))
+    moments.set_prior(images(30, spec))
+    noisy = torch.randn(len(counts), sum(moments._widths), generator=torch.Generator().manual_seed(2)).double()
+    noisy[:, 0] += math.sqrt(moments._shares["count"]) * torch.tensor(counts)
+    moments.fit(noisy.numpy().ravel(), noise_std=1.0)
+    diffusion = Diffusion(spec)
+    diffusion.adapt(moments, images(30, spec), generator=torch.Generator().manual_seed(0))
+    diffusion.denoise = lambda noisy, sigma, conditions: noisy  # type: ignore[method-assign]
+    return diffusion
+
+
+def test_a_class_that_has_not_drifted_is_not_moved_by_chance() -> None:
+    diffusion = faithful([300, 300, 20])
+    diffusion.match_means(generator=torch.Generator().manual_seed(0))
+    assert float(diffusion.shift.abs().max()) < 0.001  # 0.0026 where the two means are of separate draws
+
+
+def test_a_drift_is_taken_back() -> None:
+    diffusion = faithful([300, 300, 20])
+    original = diffusion.denoise
+    diffusion.denoise = lambda *given: original(*given) - 0.1  # type: ignore[method-assign]
+    labels = torch.arange(3).repeat(200)
+
+    def drift() -> Tensor:
+        assert diffusion.moments is not None
+        guide = diffusion.moments.sample(labels, generator=torch.Generator().manual_seed(9))
+        drawn = diffusion.sample(labels, generator=torch.Generator().manual_seed(9))
+        return torch.stack([(drawn - guide)[labels == c].mean() for c in range(3)])
+
+    assert float(drift().abs().min()) > 0.05
+    diffusion.match_means(generator=torch.Generator().manual_seed(0))
+    assert float(drift().abs().max()) < 0.02
+
+
 @pytest.mark.parametrize(
     "options", [{"widht": 8}, {"private_parameters": ["attention"]}, {"private_parameters": []}, {"channels": -1}]
 )

@@ -169,17 +169,20 @@ class Diffusion:
     def match_means(self, *, generator: torch.Generator) -> None:
         """Move the mean of each class's low frequencies to that of the release; only post-processing, so at no cost.
 
-        Both means are taken over draws, a few hundred a class. Without a release there is nothing to match.
+        Each of a few hundred images a class is compared with the very draw of the moments that it started from, and all
+        classes start from the same draws. Means of separate draws would differ by chance, in each class otherwise: that
+        is a sign of the class that no patient has. Without a release there is nothing to match.
         """
         self.shift.zero_()
         if self.moments is None:
             return
-        basis = self.moments.features.basis
+        basis, seed = self.moments.features.basis, int(torch.randint(1 << 62, (), generator=generator))
         for label in range(len(self.spec.labels)):
             n = max(32, min(MATCH_IMAGES, MATCH_VOXELS // math.prod(self.spec.shape)))
-            conditions = torch.full((n,), label)
-            wanted = basis.spectrum(self.moments.sample(conditions, generator=generator)).mean(0, keepdim=True)
-            difference = wanted - basis.spectrum(self.sample(conditions, generator=generator)).mean(0, keepdim=True)
+            conditions, source = torch.full((n,), label), torch.Generator().manual_seed(seed)
+            guide = self._guide(conditions, generator=source)
+            drawn = self._refine(guide, conditions, generator=source)
+            difference = basis.spectrum(guide - drawn).mean(0, keepdim=True)
             low = torch.zeros_like(difference)
             low[:, basis.low] = difference[:, basis.low]
             self.shift[label] = basis.image(low)[0]
@@ -221,12 +224,19 @@ class Diffusion:
         All randomness is drawn first, so batches of 128 only bound memory. Before `adapt` there is nothing to start
         from but noise.
         """
-        size = (len(conditions), self.spec.channels, *self.spec.shape)
-        highest, guide = BLIND_SIGMA, torch.zeros(size)
-        if self.moments is not None:
-            highest, guide = float(self.options["start_noise"]), self.moments.sample(conditions, generator=generator)
+        return self._refine(self._guide(conditions, generator=generator), conditions, generator=generator)
+
+    def _guide(self, conditions: Tensor, *, generator: torch.Generator) -> Tensor:
+        """What samples start from: draws of the released moments, or zeros without a release."""
+        if self.moments is None:
+            return torch.zeros(len(conditions), self.spec.channels, *self.spec.shape)
+        return self.moments.sample(conditions, generator=generator)
+
+    def _refine(self, guide: Tensor, conditions: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Samples from what they start from: noised, denoised, moved by the class's shift, clipped."""
+        highest = BLIND_SIGMA if self.moments is None else float(self.options["start_noise"])
         levels = noise_levels(int(self.options["sampler_steps"]), highest)
-        start = guide + levels[0] * torch.randn(size, generator=generator)
+        start = guide + levels[0] * torch.randn(guide.shape, generator=generator)
         parts = zip(torch.split(start, SAMPLE_BATCH), torch.split(conditions, SAMPLE_BATCH), strict=True)
         images = torch.cat([self._solve(noisy, labels, levels) for noisy, labels in parts])
         return (images + self.shift[conditions]).clamp(-1, 1)
