@@ -15,12 +15,11 @@ import json
 import math
 import stat
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manikin.client.cohort.hospital import Hospital
@@ -28,14 +27,15 @@ from manikin.common import generators
 from manikin.common.agreements import Key, Name
 from manikin.common.errors import ManikinError, Misconfigured, PolicyRefusal
 from manikin.common.files import write_atomically
-from manikin.common.generators import GeneratorSpec, Releasable
-from manikin.common.images import Patient
+from manikin.common.generators import GeneratorSpec
 from manikin.common.plan import Party, Plan
-from manikin.common.study import Finite, PretrainStage, ReleaseStage
+from manikin.common.study import Finite, PretrainStage, ReleaseStage, TrainStage
 from manikin.common.wire import CHARGED
+from manikin.privacy.budget import stage_size
 
 FILE = "policy.toml"
 SCHEMA = 1
+NUMBER_BYTES = 8  # of a sum: float64, or uint64 under masks
 Count = Annotated[int, Field(gt=0, strict=True)]
 YesOrNo = Annotated[bool, Field(strict=True)]
 
@@ -254,29 +254,32 @@ class Part:
 
 def what_leaves(plan: Plan) -> list[Part]:
     """All that a plan lets out of a hospital beside acknowledgements, stage by stage."""
-    parts = []
-    for stage in plan.study.stage:
-        if isinstance(stage, PretrainStage):
-            continue
-        if isinstance(stage, ReleaseStage):
-            spec, times, what = plan.release_spec(stage), 1, f"one noised sum of {stage.family} statistics"
-        else:
-            family = plan.study.generator.family
-            spec, times, what = plan.generator_spec(), stage.rounds, f"{family} weights after private training"
-        parts.append(Part(what, times, _size(spec, statistic=isinstance(stage, ReleaseStage))))
-    return parts
+    return [_part(plan, n) for n, stage in enumerate(plan.study.stage) if not isinstance(stage, PretrainStage)]
 
 
-def _size(spec: GeneratorSpec, *, statistic: bool) -> float:
-    """Bytes of a family's state, or of its statistic of a blank patient."""
+def _part(plan: Plan, number: int) -> Part:
+    stage, family = plan.study.stage[number], plan.study.generator.family
+    masked = plan.study.federation.distributed
+    hidden = ", under the masks of a secure sum" if masked else ""
+    if isinstance(stage, ReleaseStage):
+        what = f"one noised sum of {stage.family} statistics{hidden}"
+        return Part(what, 1 + stage.spares, _size(lambda: NUMBER_BYTES * stage_size(plan, number)))
+    assert isinstance(stage, TrainStage)
+    if masked:
+        what = f"one noised sum of {family} gradients{hidden}"
+        return Part(what, stage.rounds, _size(lambda: NUMBER_BYTES * stage_size(plan, number)))
+    spec = plan.generator_spec()
+    return Part(f"{family} weights after private training", stage.rounds, _size(lambda: _state_bytes(spec)))
+
+
+def _state_bytes(spec: GeneratorSpec) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in generators.create(spec).state().values())
+
+
+def _size(measure: Callable[[], int]) -> float:
+    """Bytes by `measure`, which makes a generator by a stranger's options."""
     try:
-        family = generators.create(spec)
-        if not statistic:
-            return sum(tensor.numel() * tensor.element_size() for tensor in family.state().values())
-        if not isinstance(family, Releasable):
-            return math.inf
-        blank = np.zeros((1, spec.channels, *spec.shape), dtype=np.float32)
-        return family.statistic(Patient("", blank, np.zeros(1, dtype=np.int64))).nbytes
+        return measure()
     except (ManikinError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError):
         return math.inf  # options that no generator can be made of: no limit is large enough
 

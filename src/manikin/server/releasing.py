@@ -8,7 +8,7 @@ from manikin.common.generators import Generator
 from manikin.common.keys import SigningKey, write_trust
 from manikin.common.plan import Plan
 from manikin.common.release import ReleaseFacts, verify_bundle, write_bundle
-from manikin.privacy.budget import plan_epsilon, plan_mechanisms
+from manikin.privacy.budget import plan_epsilon, plan_mechanisms, plan_statements
 from manikin.privacy.costs import Total, describe
 
 AUDIT_STATEMENT = (
@@ -61,6 +61,8 @@ def release(
         audit_statement=audit_statement,
         code_version=plan.code_version,
         created=created,
+        collusion=study.federation.collusion,
+        adversaries=_adversaries(plan),
     )
     name = plan.coordinator.name if plan.coordinator else "coordinator"
     bundle, trust = folder / "release", folder / "trust.json"
@@ -70,3 +72,10 @@ def release(
     else:
         write_bundle(bundle, generator=generator, facts=facts, signer=key)
     return bundle, trust, spent
+
+
+def _adversaries(plan: Plan) -> dict[str, float] | None:
+    found = plan_statements(plan)
+    if found is None:
+        return None
+    return {name: getattr(found, name).value for name in ("release", "collusion", "broken")}

@@ -39,7 +39,10 @@ class ReleaseFacts:
         delta: see `epsilon`.
         unit: what is added or removed between neighbouring data sets.
         multiplicity: number of hospitals that may hold the same patient.
-        mode: how messages are protected on their way.
+        mode: "local": each hospital adds all the noise; "distributed": each adds a share, and only sums leave.
+        collusion: in distributed mode, how many hospitals may work with the server against the others.
+        adversaries: in distributed mode, ε against whoever holds the release alone ("release"), against colluding
+            hospitals with the server ("collusion", which is `epsilon`), and if the secure sum were broken ("broken").
         accountants: ε by each accountant's name.
         mechanisms: what was done with patients: kind, noise_multiplier, sample_rate, steps of each.
         data: the study's data section: modality, spatial_dims, shape, spacing_mm, window, labels.
@@ -60,22 +63,29 @@ class ReleaseFacts:
     delta: float
     unit: Literal["patient", "image"]
     multiplicity: int
-    mode: str
+    mode: Literal["local", "distributed"]
     accountants: Mapping[str, float]
     mechanisms: list[dict[str, Any]]
     data: Mapping[str, Any]
     audit_statement: str
     code_version: str
     created: str
+    collusion: int | None = None
+    adversaries: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        numbers = (self.epsilon, self.delta, *self.accountants.values())
+        numbers = (self.epsilon, self.delta, *self.accountants.values(), *(self.adversaries or {}).values())
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             raise _invalid("ε and δ must be finite and not negative.")
         if self.hospitals < 1 or self.multiplicity < 1 or self.delta >= 1:
             raise _invalid("hospitals and multiplicity start at 1, and δ is below 1.")
         if self.accountants and self.epsilon < max(self.accountants.values()):
             raise _invalid("ε is smaller than what an accountant found.")
+        distributed = self.mode == "distributed"
+        if distributed != (self.collusion is not None) or distributed != (self.adversaries is not None):
+            raise _invalid("collusion and adversaries are stated in distributed mode, and in no other.")
+        if self.adversaries is not None and set(self.adversaries) != {"release", "collusion", "broken"}:
+            raise _invalid("ε is stated against three adversaries: release, collusion and broken.")
         try:
             datetime.fromisoformat(self.created)
         except ValueError:

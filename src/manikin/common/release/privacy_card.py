@@ -19,6 +19,12 @@ TRUSTED_LOCAL = (
     "Not trusted with privacy: the coordinator, the other hospitals, and whoever holds this release. Each hospital's "
     "messages satisfy the guarantee by themselves, so it holds for all of them together with the release."
 )
+TRUSTED_DISTRIBUTED = (
+    "Not trusted with privacy: the coordinator, up to {collusion} hospital(s) that work with it, and whoever holds "
+    "this release. Only sums over all hospitals of a step can be read, by a secure sum: masks by X25519, HKDF-SHA256 "
+    "and ChaCha20, which cancel in the sum alone.",
+    "All but {collusion} of the hospitals add their share of the noise, as their software does.",
+)
 NOT_PROTECTED = (
     "A patient in more hospitals than the stated multiplicity.",
     "What is true of the population: learning that a finding goes with an age group is not prevented, nor meant to be.",
@@ -44,6 +50,8 @@ def privacy_record(facts: ReleaseFacts) -> dict[str, Any]:
         "delta": facts.delta,
         "multiplicity": facts.multiplicity,
         "mode": facts.mode,
+        "collusion": facts.collusion,
+        "adversaries": None if facts.adversaries is None else dict(facts.adversaries),
         "hospitals": facts.hospitals,
         "accountants": dict(facts.accountants),
         "mechanisms": facts.mechanisms,
@@ -65,14 +73,14 @@ def privacy_card(facts: ReleaseFacts) -> str:
 |---|---|
 | unit | {facts.unit} |
 | neighbouring data sets | differ by adding or removing one {facts.unit} |
-| ε | {facts.epsilon:.4g} (the larger of both accountants: {accountants}) |
+| ε | {facts.epsilon:.4g} ({_largest(facts)}{accountants}) |
 | δ | {facts.delta:.4g} |
 | multiplicity | counts {_whose(facts)} in up to {facts.multiplicity} hospital(s) |
 | mode | {facts.mode} |
 | hospitals | {facts.hospitals} |
 | plan | sha256:{facts.plan_digest} |
-
-## Mechanisms, at each hospital
+{_adversaries(facts)}
+## Mechanisms, {_where(facts)}
 
 {_mechanism_table(facts)}
 
@@ -95,7 +103,9 @@ be drawn in a step (Poisson sampling).
 
 def _promise(facts: ReleaseFacts) -> str:
     """The guarantee as a bound on a test: its power is at most e^ε times its false alarms, plus δ."""
-    seen = "this release and every message of its training" if facts.mode == "local" else "this release"
+    seen = "this release and every message of its training"
+    if facts.collusion is not None:
+        seen += f", and what up to {facts.collusion} hospital(s) know,"
     power = min(1.0, math.exp(min(facts.epsilon, 700.0)) * FALSE_ALARMS + facts.delta)
     return (
         f"Whoever sees {seen} and guesses whether one {facts.unit} was used is bounded: a test that is wrong about "
@@ -109,8 +119,42 @@ def _whose(facts: ReleaseFacts) -> str:
 
 
 def _trusted(facts: ReleaseFacts) -> list[str]:
-    local = [TRUSTED_LOCAL] if facts.mode == "local" else []
-    return list(TRUSTED) + ([TRUSTED_IDS] if facts.unit == "patient" else []) + local
+    if facts.mode == "local":
+        mode = [TRUSTED_LOCAL]
+    else:
+        mode = [line.format(collusion=facts.collusion) for line in TRUSTED_DISTRIBUTED]
+    return list(TRUSTED) + ([TRUSTED_IDS] if facts.unit == "patient" else []) + mode
+
+
+def _largest(facts: ReleaseFacts) -> str:
+    return "the larger of both accountants: " if len(facts.accountants) > 1 else "by "
+
+
+def _where(facts: ReleaseFacts) -> str:
+    return "at each hospital" if facts.mode == "local" else "on the sum over all hospitals"
+
+
+def _adversaries(facts: ReleaseFacts) -> str:
+    """Three statements of distributed mode, as a table."""
+    if facts.adversaries is None:
+        return ""
+    found, unit = facts.adversaries, facts.unit
+    rows = (
+        ("holds this release alone, if every hospital added its share of the noise", found["release"]),
+        (f"is the coordinator, with {facts.collusion} hospital(s) that tell it their noise", found["collusion"]),
+        ("could take the masks off: each hospital's part, with its own share of the noise alone", found["broken"]),
+    )
+    table = "\n".join(f"| {who} | {value:.4g} |" for who, value in rows)
+    return f"""
+## Against whom
+
+| who | ε at the same δ, for one {unit} |
+|---|---|
+{table}
+
+The second is what this card promises. For sums over as many hospitals as the plan's quorum: with more of them, the
+first is smaller and the last larger.
+"""
 
 
 def _not_protected(facts: ReleaseFacts) -> list[str]:
