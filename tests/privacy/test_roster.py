@@ -49,10 +49,20 @@ def test_an_offer_is_fresh_signed_and_comes_back_from_json():
         offer_of("north", key=KEYS["south"]),
         Offer("north", OFFERS[1].public, OFFERS[0].signature),
         Offer("north", OFFERS[1].public, OFFERS[1].signature),
+        Offer("north", OFFERS[0].public, offer_of("northern", key=KEYS["north"], private=PRIVATE["north"]).signature),
         Offer("north", OFFERS[0].public, bytes(64)),
         Offer("north", OFFERS[0].public, b""),
     ],
-    ids=["another plan", "another step", "another signer", "changed key", "renamed", "no signature", "empty signature"],
+    ids=[
+        "another plan",
+        "another step",
+        "another signer",
+        "changed key",
+        "renamed",
+        "another name of one key",
+        "no signature",
+        "empty signature",
+    ],
 )
 def test_a_forged_replayed_or_swapped_offer_is_refused(offer):
     with pytest.raises(ProtocolViolation, match="not signed by 'north'"):

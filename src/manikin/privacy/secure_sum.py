@@ -32,10 +32,11 @@ probability at most 2**-d.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import CipherContext
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ from manikin.privacy.roster import Roster
 
 CAPACITY = 1 << 62  # absolute values of sums are below: half of what int64 holds, so that leftover masks stand out
 WORD_BYTES = 8
-CHUNK_WORDS = 1 << 14  # 128 KiB of keystream at a time: it stays in the second-level cache
+CHUNK_WORDS = 1 << 14  # 128 KiB: keystream and chunk stay in the second-level cache for all masks of a chunk
 _DOMAIN = b"manikin secure sum mask v1"
 _ZEROS = bytes(CHUNK_WORDS * WORD_BYTES)
 
@@ -105,12 +106,11 @@ def mask(vector: Integers, *, private: bytes, own: str, roster: Roster, request:
         raise _violation(f"A request digest has {DIGEST_BYTES} bytes, not {len(request)}.")
     if not -bound <= int(vector.min()) <= int(vector.max()) <= bound:
         raise Misconfigured("A share does not fit the secure sum.", "An entry is beyond the plan's bound.")
-    peers = roster.peers(own, private)
-    words = vector.view(np.uint64).copy()
-    for peer in peers:
+    streams = {True: list[CipherContext](), False: list[CipherContext]()}
+    for peer in roster.peers(own, private):
         key = _pair_key(private, peer.public, names=sorted((own, peer.hospital)), roster=roster, request=request)
-        _apply(words, key, adds=own < peer.hospital)
-    return words
+        streams[own < peer.hospital].append(keystream(key))
+    return _masked(vector, added=streams[True], subtracted=streams[False])
 
 
 class Summation:
@@ -196,15 +196,18 @@ def _pair_key(private: bytes, public: bytes, *, names: list[str], roster: Roster
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
 
 
-def _apply(words: Words, key: bytes, *, adds: bool) -> None:
-    """Add or subtract a keystream, read as little-endian words, in place and a chunk at a time."""
-    stream, raw, zeros = keystream(key), memoryview(bytearray(len(_ZEROS))), memoryview(_ZEROS)
+def _masked(vector: Integers, *, added: Iterable[CipherContext], subtracted: Iterable[CipherContext]) -> Words:
+    """The vector plus and minus keystreams, read as little-endian words; all of them for one chunk after another."""
+    words = vector.view(np.uint64).copy()
+    raw, zeros = memoryview(bytearray(len(_ZEROS))), memoryview(_ZEROS)
     buffer = np.frombuffer(raw, dtype="<u8")
-    operation = np.add if adds else np.subtract
+    signed = [(np.add, stream) for stream in added] + [(np.subtract, stream) for stream in subtracted]
     for start in range(0, len(words), CHUNK_WORDS):
         chunk = words[start : start + CHUNK_WORDS]
-        stream.update_into(zeros[: chunk.nbytes], raw[: chunk.nbytes])
-        operation(chunk, buffer[: len(chunk)], out=chunk)
+        for operation, stream in signed:
+            stream.update_into(zeros[: chunk.nbytes], raw[: chunk.nbytes])
+            operation(chunk, buffer[: len(chunk)], out=chunk)
+    return words
 
 
 def _check_form(vector: Integers | Words, dtype: type[np.int64] | type[np.uint64]) -> None:
