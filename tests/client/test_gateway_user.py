@@ -1,6 +1,7 @@
 """What root gives the gateway's user, which may have put links where it may write."""
 
 import os
+import pwd
 
 import pytest
 
@@ -48,6 +49,22 @@ def test_what_a_captured_gateway_links_to_is_not_given_to_it(gateway):
     for name in ("cohort.sqlite", "cohort", "cohort/image"):
         assert owner(hospital / name) == os.geteuid(), name
     assert owner(gateway / "inbox" / "plan") == NOBODY
+
+
+def test_without_a_group_it_is_the_users_own_and_never_roots(gateway):
+    own = pwd.getpwnam("nobody").pw_gid
+    assert _give(gateway, "nobody", None) == own != os.getegid()
+    assert (gateway.lstat().st_gid, (gateway / "node.key").lstat().st_gid) == (own, own)
+    assert _give(gateway, "nobody", "2000") == 2000
+    assert gateway.lstat().st_gid == 2000
+
+
+@pytest.mark.parametrize(("user", "group"), [("root", None), ("nobody", "root"), ("nobody", "0"), ("root", "nogroup")])
+def test_a_gateway_that_would_keep_roots_rights_is_refused(gateway, user, group):
+    before = owner(gateway / "node.key")
+    with pytest.raises(Misconfigured, match="root"):
+        _give(gateway, user, group)
+    assert owner(gateway / "node.key") == before
 
 
 def test_a_user_that_is_none_says_so(gateway):

@@ -9,7 +9,7 @@ import typer
 
 from manikin.cli.agreements import read_document
 from manikin.cli.console import finish, say
-from manikin.cli.running import resume, run, status
+from manikin.cli.running import resume, run, say_expiry, status
 from manikin.cli.watching import coordinator_metrics
 from manikin.common.errors import Misconfigured
 
@@ -154,7 +154,9 @@ def registry(
 
     if listen is not None:
         split_address(listen)
-    server, port = serve(Coordinator.open(coordinator), listen)
+    home = Coordinator.open(coordinator)
+    say_expiry(home)
+    server, port = serve(home, listen)
     say(f"The registry listens at port {port}. End it with Ctrl-C.")
     try:
         server.wait_for_termination()
@@ -162,6 +164,17 @@ def registry(
         say("Ended.")
     finally:
         server.stop(grace=1).wait()
+
+
+@app.command()
+def renew(coordinator: Folder, json_output: Json = False) -> None:
+    """Make a new server certificate, from the same authority and for the same key; hospitals need nothing new."""
+    from manikin.server.agreements import Coordinator
+    from manikin.server.renewal import renew as renewed
+
+    until = renewed(Coordinator.open(coordinator))
+    say(f"The server's certificate is valid until {until:%Y-%m-%d}. What is running takes it up when it starts again.")
+    finish({"valid_until": until.isoformat()}, json_output)
 
 
 app.command()(run)

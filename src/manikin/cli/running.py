@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 from manikin.cli.console import finish, say
 
 if TYPE_CHECKING:
+    from manikin.server.agreements import Coordinator
     from manikin.server.flower import LinkStatus
     from manikin.server.running import Study
 
@@ -136,13 +138,16 @@ def gateway(
     from manikin.client.gateway import Gateway
 
     opened = Gateway.open(folder)
-    say(f"Relaying between {opened.address} and {socket}; logs: {opened.folder / 'home' / 'logs'}")
+    if sys.stdout.isatty():  # elsewhere its log says so
+        say(f"Relaying between {opened.address} and {socket}; logs: {opened.folder / 'home' / 'logs'}")
     opened.run(socket, port=port)
-    say("Ended.")
 
 
 def check(hospital: HospitalFolder, json_output: Json = False) -> None:
-    """Check all that a hospital needs before it takes part: problem and fix, line by line."""
+    """Check all that a hospital needs before it takes part: problem and fix, line by line.
+
+    Exit code 0 if nothing is wrong, also where the coordinator cannot be reached yet; 10 if something is.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -154,9 +159,11 @@ def check(hospital: HospitalFolder, json_output: Json = False) -> None:
     for finding in findings:
         table.add_row(finding.state, finding.subject, finding.found, finding.fix)
     Console().print(table)
-    problems = [f.subject for f in findings if f.state == "problem"]
+    problems, later = ([f.subject for f in findings if f.state == state] for state in ("problem", "later"))
+    if later:
+        say(f"Not known before the coordinator runs: {', '.join(later)}. Check again then.")
     next_step = "" if problems else f"manikin hospital start --hospital {hospital}"
-    finish({"ready": not problems, "problems": problems}, json_output, next_step=next_step)
+    finish({"ready": not problems, "problems": problems, "later": later}, json_output, next_step=next_step)
     if problems:
         raise Misconfigured(f"Not ready: {', '.join(problems)}.", "", "Do what the table says, then check again.")
 
@@ -168,7 +175,19 @@ def _study(coordinator: Path, plan: str, *, canary: bool = False) -> Study:
     return find_study(Coordinator.open(coordinator), plan, canary=canary)
 
 
+def say_expiry(home: Coordinator) -> None:
+    """Say when the server's certificate ends soon; one that has ended is an error."""
+    import datetime
+
+    from manikin.server.renewal import warning
+
+    text = warning(home, datetime.datetime.now(datetime.UTC))
+    if text:
+        say(text)
+
+
 def _conduct(study: Study, listen: str | None, json_output: bool) -> None:
+    say_expiry(study.home)
     say(f"Plan {study.plan.digest[:16]}: waiting for the hospitals' gateways at {study.home.address}")
     _conclude(study, study.run(listen, watch=reporter()), json_output)
 

@@ -134,8 +134,11 @@ class Gateway:
                 time.sleep(WATCH_S)
         log.info("stopped")
 
-    def server_date(self, *, timeout_s: float = 5.0) -> str:
-        """The coordinator's clock as its answers give it, over TLS checked against ca.pem.
+    def greeting(self, *, timeout_s: float = 5.0) -> tuple[str, float]:
+        """The coordinator's clock as its answers give it, and when its certificate ends, over TLS held against ca.pem.
+
+        Returns:
+            The text of its date, "" if it gives none, and seconds since 1970.
 
         Raises:
             OSError: no line, or a certificate that does not hold (ssl.SSLError).
@@ -147,11 +150,13 @@ class Gateway:
             context.wrap_socket(raw, server_hostname=host) as line,
         ):
             line.sendall(f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            certificate = line.getpeercert() or {}
             answer = b""
             while b"\r\n\r\n" not in answer and (part := line.recv(4096)):
                 answer += part
         heads = [head.partition(b":") for head in answer.split(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
-        return next((value.strip().decode() for name, _, value in heads if name.lower() == b"date"), "")
+        date = next((value.strip().decode() for name, _, value in heads if name.lower() == b"date"), "")
+        return date, ssl.cert_time_to_seconds(str(certificate["notAfter"]))
 
 
 def _port_of(process: Supervised) -> int:

@@ -1,7 +1,8 @@
 """What must hold before a hospital takes part, looked at one by one: problem, and fix.
 
-A look at a coordinator that is not running yet is put off, not failed. What the cohort holds is for the hospital's own
-screen; nothing here leaves.
+A look at a coordinator that is not running yet is put off, not failed; clock and TLS are then held against what is at
+hand: the dates of the card's authority, and what this hospital wrote last. What the cohort holds is for the hospital's
+own screen; nothing here leaves.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from manikin.client.cohort import Cohort
 from manikin.client.gateway import Gateway
 from manikin.client.policy import Policy
 from manikin.client.service.access import remedies
+from manikin.common.certificates import check_authority
 from manikin.common.errors import ManikinError
 from manikin.common.processes import accepts, script, split_address
 
 DISK_BYTES_MIN = 2 << 30
 CLOCK_S_MAX = 60.0  # Flower refuses a node whose clock is 300 s off
 EXPIRY_WARNING = datetime.timedelta(days=30)
+WRITTEN = ("hospital.toml", "enrolment.dsse.json", "policy.toml", "ledger.sqlite", "egress.sqlite")
 
 State = Literal["ok", "problem", "later"]
 
@@ -141,7 +144,7 @@ def _isolation(folder: Path) -> Iterator[Finding]:
 
 
 def _certificate(folder: Path) -> Iterator[Finding]:
-    authority = x509.load_pem_x509_certificate((folder / "gateway" / "ca.pem").read_bytes())
+    authority = _authority(folder)
     now = datetime.datetime.now(datetime.UTC)
     until = f"until {authority.not_valid_after_utc:%Y-%m-%d}"
     if now < authority.not_valid_before_utc:
@@ -154,24 +157,56 @@ def _certificate(folder: Path) -> Iterator[Finding]:
         yield Finding("certificate", "ok", f"valid {until}")
 
 
+def _authority(folder: Path) -> x509.Certificate:
+    """The card's authority.
+
+    Raises:
+        VerificationFailed: ca.pem is no authority's certificate.
+    """
+    content = (folder / "gateway" / "ca.pem").read_bytes()
+    check_authority(content)
+    return x509.load_pem_x509_certificate(content)
+
+
 def _line(folder: Path) -> Iterator[Finding]:
     gateway = Gateway.open(folder / "gateway")
     host, port = split_address(gateway.address)
     if not accepts(host, port):
         fix = f"If a study should be running: let {host} port {port} out through the firewall."
-        yield Finding("coordinator", "later", f"{gateway.address} does not answer", fix)
+        yield Finding("coordinator", "later", f"not reachable: {gateway.address} does not answer", fix)
+        yield Finding("TLS", "later", "the coordinator's certificate is seen when it answers")
+        yield _clock_alone(folder, time.time())
         return
     yield Finding("coordinator", "ok", f"{gateway.address} answers")
     asked = time.time()
     try:
-        date = gateway.server_date()
+        date, until = gateway.greeting()
     except ssl.SSLError as error:
-        yield Finding(
-            "TLS", "problem", error.reason or str(error), "Ask the coordinator for its card, and enrol again."
-        )
+        why = getattr(error, "verify_message", "") or error.reason or str(error)
+        fix = "Ask the coordinator for its card, and enrol again."
+        if "expired" in why or "not yet valid" in why:
+            fix = "Set this machine's clock; if it is right, the coordinator runs `manikin coordinator renew`."
+        yield Finding("TLS", "problem", why, fix)
+        yield _clock_alone(folder, asked)
         return
-    yield Finding("TLS", "ok", "the certificate is the coordinator's own, for this host")
+    soon = until < asked + EXPIRY_WARNING.total_seconds()
+    day = datetime.datetime.fromtimestamp(until, datetime.UTC).date()
+    fix = "Ask the coordinator to run `manikin coordinator renew`." if soon else ""
+    yield Finding("TLS", "ok", f"the certificate is the coordinator's own, for this host, until {day}", fix)
     yield _clock(date, asked)
+
+
+def _clock_alone(folder: Path, now: float) -> Finding:
+    """What can be said of the clock without the coordinator: whether it lies before what has happened already."""
+    written = [(folder / name).stat().st_mtime for name in WRITTEN if (folder / name).exists()]
+    known = [_authority(folder).not_valid_before_utc.timestamp(), *written]
+    behind = max(known) - now
+    if behind > CLOCK_S_MAX:
+        return Finding(
+            "clock", "problem", f"{behind:.0f} s before what this hospital wrote last", "Set the clock (NTP)."
+        )
+    text = f"{datetime.datetime.fromtimestamp(now, datetime.UTC):%Y-%m-%d %H:%M} UTC, after all that was written here"
+    return Finding("clock", "later", f"{text}; held against the coordinator's when it answers")
 
 
 def _clock(date: str, asked: float) -> Finding:

@@ -7,7 +7,6 @@ for the demo. Both run as this user, unless root names another for the gateway.
 from __future__ import annotations
 
 import contextlib
-import grp
 import os
 import pwd
 import stat
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from manikin.client.gateway import Gateway
 from manikin.client.service import SocketPort
+from manikin.client.service.access import group_id
 from manikin.common.errors import ManikinError, Misconfigured, TransportFailure
 from manikin.common.processes import GRACE_S, WATCH_S, Supervised, ending_signals, only_one, supervising, wait_until
 
@@ -35,8 +35,10 @@ def hospital_processes(
     """
     gateway = Gateway.open(hospital / "gateway")
     socket = (hospital / "run" / "vault.sock").absolute()
+    gateway_group = None
     if gateway_user is not None:
-        _give(gateway.folder, gateway_user, group)
+        gateway_group = _give(gateway.folder, gateway_user, group)
+        group = str(gateway_group)  # the vault opens its socket to it
     vault = [*COMMAND, "vault", "--hospital", str(hospital.absolute()), "--socket", str(socket)]
     vault += ["--group", group] if group else []
     vault += ["--network"] if network else []
@@ -49,7 +51,7 @@ def hospital_processes(
             relay,
             logs / "gateway.log",
             user=gateway_user,
-            group=group if gateway_user else None,
+            group=gateway_group,
             grace_s=3 * GRACE_S,  # it ends two processes itself
         ),
         socket,
@@ -106,25 +108,38 @@ def start_vault(vault: Supervised, socket: Path) -> None:
     vault.restart = True
 
 
-def _give(folder: Path, user: str, group: str | None) -> None:
+def _give(folder: Path, user: str, group: str | None) -> int:
     """Give the gateway's user what it writes to and reads; its group alone `gateway/` itself and the outbox.
 
     What is in a folder that it may write to, it may have put there: links are not followed, and a file with another
     name elsewhere stays as it is.
+
+    Returns:
+        The group that the gateway runs with, and no other: the one that is named, or its user's own.
+
+    Raises:
+        Misconfigured: whoever asks is not root, there is no such user or group, or it is root's.
     """
     if os.geteuid() != 0:
         raise Misconfigured("Only root can run the gateway as another user.", "", "Leave out --gateway-user.")
     try:
-        uid = pwd.getpwnam(user).pw_uid
-        gid = grp.getgrnam(group).gr_gid if group else os.getegid()  # the group that it will run with
+        known = pwd.getpwnam(user)
     except KeyError:
-        raise Misconfigured(f"There is no user {user!r}, or no such group.", "", "Make them first.") from None
+        raise Misconfigured(f"There is no user {user!r}.", "", "Make it first.") from None
+    uid, gid = known.pw_uid, group_id(group) if group else known.pw_gid
+    if 0 in (uid, gid):
+        raise Misconfigured(
+            "The gateway would keep root's rights.",
+            "",
+            "Name a user that is not root, and a --group that is not root's.",
+        )
     vault = folder.parent.stat().st_uid
     for place, _, files, opened in os.fwalk(folder, follow_symlinks=False):
         part = Path(place).relative_to(folder).parts
         os.fchown(opened, uid if part and part[0] != "outbox" else vault, gid)
         for name in files:
             _give_file(name, opened, vault if part and part[0] == "outbox" else uid, gid)
+    return gid
 
 
 def _give_file(name: str, folder: int, uid: int, gid: int) -> None:

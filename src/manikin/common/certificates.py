@@ -87,10 +87,28 @@ class Authority:
         Returns:
             The private key and, as `public`, the certificate; both PEM.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = _private_pem(ec.generate_private_key(ec.SECP256R1()))
+        return KeyPair(key, self.renew_server(key, hosts))
+
+    def renew_server(self, key: bytes, hosts: Iterable[str]) -> bytes:
+        """A new certificate for a server's key, under these names and addresses, and on loopback.
+
+        Args:
+            key: the private key, PEM.
+            hosts: names and addresses.
+
+        Raises:
+            Misconfigured: it is no such key.
+        """
+        try:
+            private = serialization.load_pem_private_key(key, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            private = None
+        if not isinstance(private, ec.EllipticCurvePrivateKey):
+            raise Misconfigured("The server's key is damaged.", "", "Restore it from your backup.")
         names = tuple(dict.fromkeys((*hosts, *LOOPBACK)))
         purpose = ExtendedKeyUsageOID.SERVER_AUTH
-        return KeyPair(_private_pem(key), self._issue(names[0], key.public_key(), SERVER_DAYS, purpose, names))
+        return self._issue(names[0], private.public_key(), SERVER_DAYS, purpose, names)
 
     def issue_client(self, name: str, public_key: bytes) -> bytes:
         """A certificate with which the holder of a gateway's key opens a line, and can serve none.

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -111,7 +112,7 @@ class Supervised:
         log: file that gets what it prints.
         environment: its whole environment; the supervisor's if None.
         restart: start it again when it ends; otherwise its end is left to be seen.
-        user, group: who it runs as, if the supervisor is root.
+        user, group: who it runs as, if the supervisor is root; with a user, no other groups.
         grace_s: how long it may take to end by itself.
     """
 
@@ -121,7 +122,7 @@ class Supervised:
     environment: Mapping[str, str] | None = None
     restart: bool = True
     user: str | None = None
-    group: str | None = None
+    group: str | int | None = None
     grace_s: float = GRACE_S
     starts: int = 0
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -143,11 +144,17 @@ class Supervised:
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
                 user=self.user,
-                group=self.group,
+                group=self._own_group(),
                 extra_groups=None if self.user is None else [],
             )
         self._started, self._told = time.monotonic(), False
         self.starts += 1
+
+    def _own_group(self) -> str | int | None:
+        """The group that is named, or the user's own: never the supervisor's for another user."""
+        if self.group is not None or self.user is None:
+            return self.group
+        return pwd.getpwnam(self.user).pw_gid
 
     @property
     def pid(self) -> int | None:
