@@ -1,5 +1,6 @@
 """How a study is agreed on, as both sides type it."""
 
+import datetime
 import json
 import shutil
 import signal
@@ -259,3 +260,37 @@ def test_documents_travel_by_the_registry_where_there_is_a_line(manikin, make_ho
     assert json.loads(out.splitlines()[-1])["sent"] == ["enrolment.dsse.json"]
     assert served.returncode == 0
     assert "Traceback" not in err
+
+
+def test_a_servers_certificate_that_ends_is_said_by_run_and_renewed(manikin, coordinator, join, tmp_path, monkeypatch):
+    home = coordinator[0]
+    accept(manikin, coordinator, [join("north"), join("south")])
+    (tmp_path / "study.toml").write_text(STUDY)
+    code, out, _ = manikin("coordinator", "propose", tmp_path / "study.toml", "--coordinator", home, "--json")
+    run = ("coordinator", "run", "--coordinator", home, "--plan", json.loads(out.splitlines()[-1])["plan"])
+    with monkeypatch.context() as patch:
+        patch.setattr("manikin.common.certificates.SERVER_DAYS", 20)
+        assert manikin("coordinator", "renew", "--coordinator", home)[0] == 0
+    code, out, err = manikin(*run)
+    assert (code, "Renew it: manikin coordinator renew" in out) == (12, True), err  # nobody approved
+    with monkeypatch.context() as patch:
+        patch.setattr("manikin.common.certificates.SERVER_DAYS", -1)
+        patch.setattr("manikin.common.certificates.CLOCK_SLACK", datetime.timedelta(days=2))
+        assert manikin("coordinator", "renew", "--coordinator", home)[0] == 0
+    code, _, err = manikin(*run)
+    assert (code, "has expired" in err) == (10, True)
+    code, out, _ = manikin("coordinator", "renew", "--coordinator", home, "--json")
+    assert datetime.datetime.fromisoformat(json.loads(out.splitlines()[-1])["valid_until"]).year > 2000
+    assert "Renew it" not in manikin(*run)[1]
+
+
+def test_a_check_without_a_coordinator_says_what_it_could_not_see_and_a_problem_gives_exit_code_10(manikin, join):
+    folder, _ = join("north")
+    code, out, _ = manikin("hospital", "check", "--hospital", folder, "--json")
+    said = json.loads(out.splitlines()[-1])
+    assert said["later"] == ["coordinator", "TLS", "clock"]
+    assert set(said["problems"]) <= {"vault"}
+    assert code == (10 if said["problems"] else 0)
+    (folder / "policy.toml").unlink()
+    code, out, _ = manikin("hospital", "check", "--hospital", folder, "--json")
+    assert (code, "policy" in json.loads(out.splitlines()[-1])["problems"]) == (10, True)
