@@ -33,11 +33,14 @@ NAMES = ("north", "south", "coast")
 
 
 @pytest.fixture
-def study(study_dict):
+def study(study_dict, request):
     study_dict["privacy"]["epsilon"] = 3.0
     study_dict["data"]["patients_min"] = 50
     study_dict["federation"]["quorum"] = 3
     study_dict["stage"][2]["rounds"] = 4
+    if getattr(request, "param", "local") == "distributed":
+        study_dict["federation"] |= {"mode": "distributed", "collusion": 1}
+        study_dict["stage"][2]["steps"] = 4
     return parse_study(study_dict)
 
 
@@ -115,6 +118,7 @@ def living(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("study", ["local", "distributed"], indirect=True)
 def test_a_study_whose_every_process_was_killed_ends_with_the_same_weights(places):
     whole, killed = places
     with supervising([*whole.parties.values(), whole.coordinator]):
