@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test test-slow check bench bench-network install clean
+.PHONY: demo test test-slow check bench bench-network bench-secure-sum install clean
 
 demo: install
 	$(BIN)/manikin demo --out demo
@@ -30,6 +30,9 @@ bench: install
 
 bench-network: install
 	PYTHONSAFEPATH= $(BIN)/python benchmarks/network.py
+
+bench-secure-sum: install
+	PYTHONSAFEPATH= $(BIN)/python benchmarks/secure_sum.py
 
 install: $(VENV)/installed
 

@@ -13,7 +13,7 @@ import pytest
 def _benchmarks_on_path(repository, monkeypatch):
     monkeypatch.syspath_prepend(str(repository / "benchmarks"))
     yield
-    for name in ("utility", "data", "direct", "results", "network", "peer", "watching"):
+    for name in ("utility", "data", "direct", "results", "network", "peer", "watching", "secure_sum", "secagg"):
         sys.modules.pop(name, None)
 
 

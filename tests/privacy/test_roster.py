@@ -164,7 +164,8 @@ def test_a_roster_is_the_same_in_every_order_and_another_with_any_other_content(
         agree([offer_of(name, plan=OTHER_PLAN) for name in NAMES], plan=OTHER_PLAN),
         agree([*OFFERS[:2], offer_of("west", private=b"p" * 32)]),
     ]
-    assert len({roster.digest for roster in (*rosters, *others)}) == 5
+    unchecked = [Roster(OTHER_PLAN, STEP, tuple(OFFERS)), Roster(PLAN, STEP + 1, tuple(OFFERS))]
+    assert len({roster.digest for roster in (*rosters, *others, *unchecked)}) == 7
 
 
 @pytest.mark.parametrize("offers", [[], OFFERS[:1]], ids=["none", "one"])

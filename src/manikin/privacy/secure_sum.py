@@ -1,9 +1,10 @@
 """A sum that shows nothing but itself: every pair of hospitals shares a mask that one adds and the other subtracts.
 
-All numbers are integers modulo 2**64. Hospital i sends x_i + Σ_{j>i} m_ij - Σ_{j<i} m_ji, where j > i goes by name and
-m_ij is the ChaCha20 keystream under HKDF-SHA256 of their X25519 secret, bound to the digest of the whole request, the
-roster and both names. The sum over the whole roster is Σ x_i, exactly. This is the protocol of Bonawitz et al. 2017
-without recovery from drop-out: n of n, or nothing. The step is then asked anew, as a new step with new keys.
+All numbers are integers modulo 2**64, or 2**32 where that holds the sum. Hospital i sends x_i + Σ_{j>i} m_ij -
+Σ_{j<i} m_ji, where j > i goes by name and m_ij is the ChaCha20 keystream under HKDF-SHA256 of their X25519 secret,
+bound to the digest of the whole request, the roster and both names. The sum over the whole roster is Σ x_i, exactly.
+This is the protocol of Bonawitz et al. 2017 without recovery from drop-out: n of n, or nothing. The step is then
+asked anew, as a new step with new keys.
 
 Promised: the sum has no error. Whoever sees all messages, and knows all secrets of the dishonest hospitals, learns
 the sum over the honest ones of a roster and nothing else about them, if each answers a step once and two are honest;
@@ -13,10 +14,10 @@ nothing here remembers: that a hospital answers a step once, to one roster, and 
 part. Two answers under one key and request would show the difference of their vectors.
 
 **Nothing overflows.** The plan gives a `bound` on the absolute value of each entry that one hospital sends, noise
-included; bound times the number of hospitals is below 2**62 (`check_capacity`). Clipping, the largest cohort and the
-noise's table keep each entry below it, and `mask` refuses one that is not. So the sum is below 2**62, and one that is
-not shows that hospitals were asked different things or that one lied: d words of leftover mask all pass with
-probability at most 2**-d.
+included. Times the number of hospitals it stays below a quarter of the modulus: 2**30 for words of 32 bits, else 2**62
+for words of 64, else the plan is refused (`word_type`). Clipping, the largest cohort and the noise's table keep each
+entry below the bound, and `mask` refuses one that is not. A sum beyond the limit then shows that hospitals were asked
+different things or that one lied: d words of leftover mask all pass with probability at most 2**-d.
 
 >>> from manikin.common.keys import SigningKey
 >>> from manikin.privacy.roster import make_offer
@@ -32,7 +33,8 @@ probability at most 2**-d.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -45,30 +47,33 @@ from manikin.common.errors import Misconfigured, ProtocolViolation
 from manikin.privacy.randomness import DIGEST_BYTES, STREAM_BYTES_MAX, keystream
 from manikin.privacy.roster import Roster
 
-CAPACITY = 1 << 62  # absolute values of sums are below: half of what int64 holds, so that leftover masks stand out
-WORD_BYTES = 8
-CHUNK_WORDS = 1 << 14  # 128 KiB: keystream and chunk stay in the second-level cache for all masks of a chunk
+SHORT: np.dtype[np.unsignedinteger[Any]] = np.dtype(np.uint32)
+LONG: np.dtype[np.unsignedinteger[Any]] = np.dtype(np.uint64)
+CHUNK_BYTES = 1 << 17  # keystream and words of a chunk stay in the second-level cache for all its masks
 _DOMAIN = b"manikin secure sum mask v1"
-_ZEROS = bytes(CHUNK_WORDS * WORD_BYTES)
+_ZEROS = bytes(CHUNK_BYTES)
 
 Integers = NDArray[np.int64]
-Words = NDArray[np.uint64]
+Words = NDArray[np.unsignedinteger[Any]]
 
 
-def largest_bound(hospitals: int) -> int:
-    """The largest bound on one hospital's entries that a sum over so many can take.
+def largest_bound(hospitals: int, word: np.dtype[Any] = LONG) -> int:
+    """The largest bound on one hospital's entries that a sum over so many can take: it stays below modulus / 4.
 
-    >>> largest_bound(10)
-    461168601842738790
+    >>> largest_bound(10), largest_bound(10, SHORT)
+    (461168601842738790, 107374182)
     """
-    return (CAPACITY - 1) // hospitals
+    return ((1 << (8 * word.itemsize - 2)) - 1) // hospitals
 
 
-def check_capacity(bound: int, *, hospitals: int) -> None:
-    """Whether sums over so many hospitals, with entries of at most `bound` each, stay below 2**62.
+def word_type(bound: int, *, hospitals: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """The shortest word for sums over so many hospitals, with entries of at most `bound` each.
 
     Raises:
-        Misconfigured: they do not, or the bound is not positive.
+        Misconfigured: even 64 bits could overflow, or the bound is not positive.
+
+    >>> word_type(1 << 26, hospitals=10), word_type(1 << 27, hospitals=10)
+    (dtype('uint32'), dtype('uint64'))
     """
     if not 0 < bound <= largest_bound(hospitals):
         raise Misconfigured(
@@ -76,6 +81,7 @@ def check_capacity(bound: int, *, hospitals: int) -> None:
             f"Entries of up to {bound} from {hospitals} hospitals must stay below 2**62 together, and above 0.",
             "Choose a coarser grid, or fewer hospitals or patients.",
         )
+    return SHORT if bound <= largest_bound(hospitals, SHORT) else LONG
 
 
 def mask(vector: Integers, *, private: bytes, own: str, roster: Roster, request: bytes, bound: int) -> Words:
@@ -91,7 +97,7 @@ def mask(vector: Integers, *, private: bytes, own: str, roster: Roster, request:
         bound: of the plan; a public number.
 
     Returns:
-        uint64 (d,): uniform for whoever lacks one honest peer's answer.
+        uint32 or uint64 (d,), as `word_type` says: uniform for whoever lacks one honest peer's answer.
 
     Raises:
         ProtocolViolation: the own offer is missing or another's key, or vector or digest have the wrong form.
@@ -100,17 +106,17 @@ def mask(vector: Integers, *, private: bytes, own: str, roster: Roster, request:
 
     Guarantee: none by itself; it hides a share, and its noise, among those of the roster.
     """
-    check_capacity(bound, hospitals=len(roster.offers))
-    _check_form(vector, np.int64)
+    word = word_type(bound, hospitals=len(roster.offers))
+    _check_form(vector, np.dtype(np.int64))
     if len(request) != DIGEST_BYTES:
         raise _violation(f"A request digest has {DIGEST_BYTES} bytes, not {len(request)}.")
     if not -bound <= int(vector.min()) <= int(vector.max()) <= bound:
         raise Misconfigured("A share does not fit the secure sum.", "An entry is beyond the plan's bound.")
     streams = {True: list[CipherContext](), False: list[CipherContext]()}
     for peer in roster.peers(own, private):
-        key = _pair_key(private, peer.public, names=sorted((own, peer.hospital)), roster=roster, request=request)
-        streams[own < peer.hospital].append(keystream(key))
-    return _masked(vector, added=streams[True], subtracted=streams[False])
+        info = _info(sorted((own, peer.hospital)), roster=roster, request=request, bound=bound)
+        streams[own < peer.hospital].append(keystream(_pair_key(private, peer.public, info=info)))
+    return _masked(vector.astype(word), added=streams[True], subtracted=streams[False])
 
 
 class Summation:
@@ -128,10 +134,10 @@ class Summation:
     """
 
     def __init__(self, roster: Roster, *, size: int, bound: int) -> None:
-        check_capacity(bound, hospitals=len(roster.offers))
+        word = word_type(bound, hospitals=len(roster.offers))
         self._limit = bound * len(roster.offers)
         self._missing = set(roster.names)
-        self._words: Words = np.zeros(size, dtype=np.uint64)
+        self._words: Words = np.zeros(size, dtype=word)
 
     @property
     def missing(self) -> frozenset[str]:
@@ -147,7 +153,7 @@ class Summation:
         """
         if hospital not in self._missing:
             raise _violation(f"{hospital!r} is not of the roster, or answered before.")
-        _check_form(part, np.uint64)
+        _check_form(part, self._words.dtype)
         if part.shape != self._words.shape:
             raise _violation(f"{hospital!r} sent {len(part)} words, not {len(self._words)}.")
         np.add(self._words, part, out=self._words)
@@ -161,7 +167,7 @@ class Summation:
         """
         if self._missing:
             raise _violation(f"{len(self._missing)} hospitals of the roster did not answer.")
-        total = self._words.view(np.int64)
+        total = self._words.view(f"i{self._words.itemsize}").astype(np.int64, copy=False)
         if not -self._limit <= int(total.min()) <= int(total.max()) <= self._limit:
             raise _violation("The sum is larger than it can be: not all answered the same request, or one lied.")
         return total
@@ -171,7 +177,7 @@ def unmask(parts: Mapping[str, Words], *, roster: Roster, bound: int) -> Integer
     """The sum of what exactly the hospitals of the roster sent.
 
     Args:
-        parts: uint64 (d,) from `mask`, by hospital.
+        parts: words (d,) from `mask`, by hospital.
         roster: who was asked.
         bound: of the plan.
 
@@ -188,31 +194,35 @@ def unmask(parts: Mapping[str, Words], *, roster: Roster, bound: int) -> Integer
     return summation.total()
 
 
-def _pair_key(private: bytes, public: bytes, *, names: list[str], roster: Roster, request: bytes) -> bytes:
+def _info(names: Sequence[str], *, roster: Roster, request: bytes, bound: int) -> bytes:
+    """What a pair's masks are bound to; the bound, since the word's width follows from it."""
+    encoded = [name.encode() for name in names]
+    head = _DOMAIN + request + roster.digest + bound.to_bytes(8, "big")
+    return head + b"".join(len(name).to_bytes(4, "big") + name for name in encoded)
+
+
+def _pair_key(private: bytes, public: bytes, *, info: bytes) -> bytes:
     """32 bytes that both hospitals of a pair derive, for one stream only."""
     secret = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
-    encoded = [name.encode() for name in names]
-    info = _DOMAIN + request + roster.digest + b"".join(len(name).to_bytes(4, "big") + name for name in encoded)
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
 
 
-def _masked(vector: Integers, *, added: Iterable[CipherContext], subtracted: Iterable[CipherContext]) -> Words:
-    """The vector plus and minus keystreams, read as little-endian words; all of them for one chunk after another."""
-    words = vector.view(np.uint64).copy()
-    raw, zeros = memoryview(bytearray(len(_ZEROS))), memoryview(_ZEROS)
-    buffer = np.frombuffer(raw, dtype="<u8")
+def _masked(words: Words, *, added: Iterable[CipherContext], subtracted: Iterable[CipherContext]) -> Words:
+    """The words plus and minus keystreams, read as little-endian; in place, all streams for one chunk after another."""
+    raw, zeros = memoryview(bytearray(CHUNK_BYTES)), memoryview(_ZEROS)
+    buffer: Words = np.frombuffer(raw, dtype=words.dtype.newbyteorder("<"))
     signed = [(np.add, stream) for stream in added] + [(np.subtract, stream) for stream in subtracted]
-    for start in range(0, len(words), CHUNK_WORDS):
-        chunk = words[start : start + CHUNK_WORDS]
+    for start in range(0, len(words), len(buffer)):
+        chunk = words[start : start + len(buffer)]
         for operation, stream in signed:
             stream.update_into(zeros[: chunk.nbytes], raw[: chunk.nbytes])
             operation(chunk, buffer[: len(chunk)], out=chunk)
     return words
 
 
-def _check_form(vector: Integers | Words, dtype: type[np.int64] | type[np.uint64]) -> None:
+def _check_form(vector: Integers | Words, dtype: np.dtype[Any]) -> None:
     if vector.dtype != dtype or vector.ndim != 1 or not 0 < vector.nbytes <= STREAM_BYTES_MAX:
-        raise _violation(f"A vector is one of {dtype.__name__} (d,), d at least 1.")
+        raise _violation(f"A vector is one of {dtype.name} (d,), d at least 1.")
 
 
 def _violation(why: str) -> ProtocolViolation:
