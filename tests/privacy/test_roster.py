@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manikin.common.errors import ProtocolViolation
@@ -80,6 +80,7 @@ def test_an_offers_signature_is_not_one_of_anything_else():
             check_offer(Offer("north", OFFERS[0].public, signature), IDENTITIES["north"], plan=PLAN, step=STEP)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 95), st.integers(0, 7))
 def test_no_bit_of_key_or_signature_can_be_turned(place, bit):
     raw = bytearray(OFFERS[0].public + OFFERS[0].signature)
