@@ -24,6 +24,10 @@ def taken(module, round_s, *, mask_s=None, hospital_s=0.1, error=None):
     return module.Round(mask_s, hospital_s, round_s, error, 1e-6)
 
 
+def test_a_measured_round_follows_another(secure_sum):
+    assert secure_sum.after_another(iter([1, 2, 3]).__next__) == 2
+
+
 @pytest.mark.parametrize("bits", [32, 64])
 def test_our_round_is_exact_and_its_mean_is_the_mean(secure_sum, bits):
     found = secure_sum.run_manikin(vectors_of(4), bound=secure_sum.BOUNDS[bits])
@@ -122,7 +126,7 @@ def test_only_a_whole_run_is_a_result(secure_sum, tmp_path, monkeypatch, capsys)
     assert [line["case"] for line in printed] == [f"secure sum: {n} × 100,000, {secure_sum.WHOLE}" for n in (3, 10)]
     monkeypatch.setattr(sys, "argv", ["secure_sum.py", "--out", str(out)])
     secure_sum.main()
-    assert sorted(asked[2:]) == [(n, d, r) for n, r in ((3, 5), (10, 5), (50, 2)) for d in (100_000, 1_000_000)]
+    assert sorted(asked[2:]) == [(n, d, r) for n, r in ((3, 5), (10, 5), (50, 1)) for d in (100_000, 1_000_000)]
     assert out.read_text().count("<!-- secure-sum:") == 2
     assert "Commit 0123456789" in out.read_text()
     assert len(secure_sum.results.read(tmp_path / "results.jsonl")) == 6
