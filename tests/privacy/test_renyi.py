@@ -55,6 +55,11 @@ def test_the_bound_for_many_numbers_is_never_below_their_sum():
         assert exact <= bounds[order - 2] < 1.03 * exact
 
 
+def test_the_bound_is_the_one_of_the_paper():
+    assert skellam(l2=2, l1=3, variance=10.0)[3 - 2] == pytest.approx(0.6 + (5 * 4 + 6 * 3) / 400)
+    assert skellam(l2=1, l1=1, variance=1.0)[16 - 2] == pytest.approx(8.0 + 3 / 2)
+
+
 @pytest.mark.parametrize("variance", [1.0, 9.0, 400.0])
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.9])
 def test_a_sampled_step_is_bounded_both_ways(variance, rate):

@@ -98,10 +98,11 @@ def test_no_vector_and_no_rounding_passes_the_bound(vector, sensitivity, multipl
 def test_what_rounding_makes_too_long_is_rounded_to_zero_instead(size):
     scale = make_scale(size, noise_multiplier=50.0)
     vector = np.full(size, 1 / math.sqrt(size))
-    up = np.ceil(vector / scale.grid)
-    assert norm(up) > scale.l2  # had the norm not been looked at again
-    integers = to_integers(vector, scale=scale, stream=make_constant(2**64 - 1))
-    assert np.array_equal(integers, np.floor(vector / scale.grid))
+    for sign, word in ((1, 2**64 - 1), (-1, 0)):
+        away = sign * np.ceil(vector / scale.grid)
+        assert norm(away) > scale.l2 > scale.units  # had the norm not been looked at again
+        integers = to_integers(sign * vector, scale=scale, stream=make_constant(word))
+        assert np.array_equal(integers, sign * np.floor(vector / scale.grid))
 
 
 @pytest.mark.parametrize("shape", ["dense", "sparse", "equal", "half units"])

@@ -148,13 +148,11 @@ def to_integers(vector: Vector, *, scale: Scale, stream: Stream) -> Integers:
     Longer than `scale.sensitivity`, it is cut to it; not finite, it is zero. Never raises for what the vector holds.
     Takes ⌈d/2⌉ words of the stream, whatever the vector.
     """
-    with np.errstate(over="ignore"):
-        exact = np.clip(clip(vector, bound=scale.sensitivity)[0] / scale.grid, -scale.l2, scale.l2)
+    exact = clip(vector, bound=scale.sensitivity)[0] / scale.grid
     rounded = np.floor(exact + _fractions(len(exact), stream=stream)).astype(np.int64)
-    for candidate in (rounded, np.trunc(exact).astype(np.int64)):
-        if int(candidate @ candidate) <= scale.l2**2:
-            return candidate
-    return np.zeros_like(rounded)
+    if int(rounded @ rounded) <= scale.l2**2:
+        return rounded
+    return np.trunc(exact).astype(np.int64)  # no longer than `exact`, whose norm `units` is below `l2` by one or more
 
 
 def _fractions(size: int, *, stream: Stream) -> Vector:
