@@ -95,9 +95,11 @@ def test_a_study_of_sums_ends_with_a_generator_and_every_answer_is_masked_logged
         assert not unaccounted(entries, spent)
         assert not unlogged(entries, spent)
         assert spent[0].charged == (distributed["privacy"]["epsilon"], distributed["privacy"]["delta"])
-        assert wire.vaults[folder.name].ledger.verify(
-            party.public_key, [rounds.checkpoint.latest_heads[folder.name]]
-        ).holds
+        assert (
+            wire.vaults[folder.name]
+            .ledger.verify(party.public_key, [rounds.checkpoint.latest_heads[folder.name]])
+            .holds
+        )
 
 
 @pytest.mark.parametrize("killed_at", [(1, "south"), (3, "north"), (4, "east"), (5, "west")])

@@ -18,6 +18,7 @@ from manikin.common.keys import SigningKey
 from manikin.common.plan import Party, Plan
 from manikin.common.study import parse_study
 from manikin.common.wire import Refused, Task
+from manikin.privacy.costs import Total
 from manikin.server.asking import to_numpy
 from manikin.server.planning import propose
 
@@ -227,6 +228,35 @@ def test_fewer_patients_than_the_minimum_is_bad_data_and_crosses_as_unavailable(
         vault.handle(opened)
     assert frames.decode_reply(vault.exchange(frames.encode_task(opened))) == Refused("unavailable")
     assert "1000" in (hospital / "last-refusal.json").read_text()
+
+
+def test_the_budget_is_looked_at_again_at_each_step(vault, plan, monkeypatch):
+    def dearer(plan):
+        """What accountants say that were mended since the plan was opened."""
+        return Total(9.0, {"pld": 9.0})
+
+    asked = release_task(plan)
+    monkeypatch.setattr("manikin.client.admission.plan_epsilon", dearer)
+    with pytest.raises(PolicyRefusal, match="would spend ε = 9"):
+        vault.handle(asked)
+    assert not vault.ledger.spent()
+
+
+def test_the_unit_is_looked_at_again_at_each_step(vault, plan, tmp_path):
+    images = np.random.default_rng(7).integers(0, 255, (8, 8, 8)).astype(np.uint8)
+    source = tmp_path / "more.npz"
+    np.savez(source, images=images, axes="NHW", labels=np.arange(8) % 2, class_names=["normal", "ill"])
+    import_source(source, vault.folder)
+    grown = Vault(vault.folder, embedded=True)
+    with pytest.raises(BadData, match="no patient ids"):
+        grown.handle(release_task(plan))
+    assert not grown.ledger.spent()
+
+
+def test_a_step_number_that_no_book_can_hold_is_refused_and_entered(vault, plan):
+    frame = frames.encode_task(dataclasses.replace(release_task(plan), step=1 << 70))
+    assert frames.decode_reply(vault.exchange(frame)) == Refused("protocol-violation")
+    assert vault.counters()["refused_protocol-violation"] == 1
 
 
 def test_a_frame_of_rubbish_is_refused_and_entered_in_the_egress_log(vault):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,3 +89,11 @@ def test_arrays_that_are_not_finite_or_of_another_kind_are_refused():
     text = json.dumps(header).encode()
     with pytest.raises(ProtocolViolation, match="dtype"):
         frames.decode_task(len(text).to_bytes(8, "little") + text + bytes(8))
+
+
+@pytest.mark.parametrize("step", [-1, frames.STEPS_MAX, 1 << 63, 1 << 200])
+def test_a_step_number_out_of_bounds_is_refused(step):
+    last = Task("ab" * 32, frames.STEPS_MAX - 1, "train")
+    assert frames.decode_task(frames.encode_task(last)).step == last.step
+    with pytest.raises(ProtocolViolation, match="step"):
+        frames.decode_task(frames.encode_task(replace(last, step=step)))

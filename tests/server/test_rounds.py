@@ -1,7 +1,7 @@
 """The round loop against a hostile federation in memory: hospitals that drop, lie, or die at a chosen step."""
 
-import copy
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +10,11 @@ import torch
 from manikin.common import generators
 from manikin.common.errors import Misconfigured, TransportFailure
 from manikin.common.images import Patient
-from manikin.common.plan import Plan
+from manikin.common.keys import SigningKey
+from manikin.common.plan import Party, Plan
 from manikin.common.study import parse_study
 from manikin.common.wire import Reply
+from manikin.privacy.chain import LedgerHead, sign_head
 from manikin.server.channel import Missing
 from manikin.server.checkpoints import Checkpoints
 from manikin.server.rounds import Rounds
@@ -28,6 +30,7 @@ class Hospitals:
     def __init__(self, names=("north", "south"), *, fault=None, crash_at=None):
         self.names = names
         self.fault = fault or (lambda name, task: None)
+        self.keys = {}
         self.crash_at = crash_at
         self.asked = []
 
@@ -41,12 +44,19 @@ class Hospitals:
     def _answer(self, name, task):
         rng = np.random.default_rng([len(name), ord(name[0]), task.step])
         if task.action == "release":
-            return Reply({"sum": rng.normal(size=self.width)}, name)
+            return Reply({"sum": rng.normal(size=self.width)}, name, self._head(name, task))
         if task.action == "train":
-            arrays = sorted(task.arrays.items())  # a vault knows names, no order
-            moved = {k: a + rng.normal(size=a.shape).astype(a.dtype) / 100 for k, a in arrays}
-            return Reply(moved, name)
+            moved = {k: task.arrays[k] + rng.normal(size=task.arrays[k].shape) / 100 for k in sorted(self.private)}
+            moved = {k: array.astype(np.float32) for k, array in moved.items()}
+            return Reply({**task.arrays, **moved}, name, self._head(name, task))
         return Reply(name=name)
+
+    def _head(self, name, task):
+        if name not in self.keys:
+            return ""
+        step, request = task.step, task.digest.hex()
+        facts = LedgerHead(hospital=name, sequence=1, hash="ab" * 32, plan=task.plan_digest, step=step, request=request)
+        return sign_head(facts, self.keys[name])
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +72,7 @@ def plan(study_dict):
 def run(plan, folder, hospitals):
     stage = next(stage for stage in plan.study.stage if stage.kind == "release")
     patient = Patient("00", np.zeros((1, 1, 8, 8), np.float32), np.zeros(1, np.int64))
+    hospitals.private = generators.private_names(plan.generator_spec())
     hospitals.width = len(generators.create(plan.release_spec(stage)).statistic(patient))
     return Rounds(plan, hospitals, Checkpoints(folder, plan.digest)).run().state()
 
@@ -136,7 +147,7 @@ def test_nothing_of_a_hospital_that_moves_a_weight_beyond_reach_is_folded_in(stu
 
     def wild(name, task):
         if name == "south" and task.step == 2:
-            last = sorted(task.arrays)[-1]
+            last = max(generators.private_names(plan.generator_spec()))
             return Reply({**task.arrays, last: task.arrays[last] + np.float32(1e6)}, name)
         return None
 
@@ -146,12 +157,23 @@ def test_nothing_of_a_hospital_that_moves_a_weight_beyond_reach_is_folded_in(stu
     assert Checkpoints(tmp_path / "wild", plan.digest).load().attendance == {"2": {"south": "malformed"}}
 
 
-def test_planned_weights_follow_the_hospitals_order(study_dict, tmp_path):
-    alone = copy.deepcopy(study_dict)
-    alone["federation"]["weights"] = [1.0, 1e-9]
-    plan = Plan(parse_study(alone), (None, 2.0, 1.5))
-    equal = Plan(parse_study(study_dict), (None, 2.0, 1.5))
-    assert not same(run(plan, tmp_path / "a", Hospitals()), run(equal, tmp_path / "b", Hospitals()))
+@pytest.mark.parametrize("order", [("north", "south"), ("south", "north")])
+def test_planned_weights_are_of_hospitals_by_name_in_whatever_order_they_answer(study_dict, tmp_path, order):
+    study_dict["federation"]["weights"] = [1.0, 1e-12]
+    draft = Plan(parse_study(study_dict), (None, 2.0, 1.5))
+    hospitals = Hospitals(("north", "south"))
+    hospitals.keys = {name: SigningKey.generate() for name in order}
+    parties = [Party(name, hospitals.keys[name].public_key.hex()) for name in order]
+    plan = draft.agreed(Party("Study", SigningKey.generate().public_key.hex()), parties)
+    sent = {}
+
+    def listen(name, task):
+        sent.update({(name, task.step): hospitals._answer(name, task).arrays})
+
+    hospitals.fault = listen
+    state = run(plan, tmp_path, hospitals)
+    assert all(np.allclose(state[k], sent[order[0], 3][k], atol=1e-6) for k in hospitals.private)
+    assert not all(np.allclose(state[k], sent[order[1], 3][k], atol=1e-6) for k in hospitals.private)
 
 
 @pytest.mark.parametrize("arrays", [{"sum": np.zeros(3)}, {}, {"sum": np.zeros(3), "more": np.zeros(1)}])
@@ -160,6 +182,35 @@ def test_an_answer_of_another_layout_is_missing_and_nothing_of_it_is_kept(plan, 
     with pytest.raises(TransportFailure, match=r"south \(malformed\)"):
         run(plan, tmp_path, liar)
     assert Checkpoints(tmp_path, plan.digest).load().done == 1
+
+
+def _nudged(array):
+    """The smallest change that there is."""
+    other = array.copy()
+    other.view(np.uint8).reshape(-1)[0] ^= 1
+    return other
+
+
+@pytest.mark.parametrize("frozen", ["shift", "net.input.weight", "moments.bank"])
+def test_a_hospital_that_changes_what_training_may_not_touch_is_missing_and_the_others_go_on(
+    study_dict, tmp_path, frozen
+):
+    study_dict["federation"]["quorum"] = 1
+    plan = Plan(parse_study(study_dict), (None, 2.0, 1.5))
+    names = ("north", "south")
+
+    def lie(name, task):
+        if (name, task.action) != ("south", "train"):
+            return None
+        honest = liars._answer(name, task)
+        return replace(honest, arrays={**honest.arrays, frozen: _nudged(task.arrays[frozen])})
+
+    liars = Hospitals(names, fault=lie)
+    state = run(plan, tmp_path / "lied", liars)
+    kept = Checkpoints(tmp_path / "lied", plan.digest).load()
+    assert kept.attendance == {"2": {"south": "malformed"}, "3": {"south": "malformed"}}
+    silent = Hospitals(names, fault=lambda n, t: Missing("lost") if (n, t.action) == ("south", "train") else None)
+    assert same(state, run(plan, tmp_path / "silent", silent))
 
 
 def test_a_release_without_pretraining_cannot_be_carried_over(study_dict, tmp_path):

@@ -16,17 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manikin.common.errors import ManikinError, ProtocolViolation, TransportFailure
+from manikin.common.errors import ProtocolViolation, TransportFailure
 from manikin.common.faults import reach
 from manikin.common.plan import Plan, Step
 from manikin.common.study import TrainStage
 from manikin.common.wire import CHARGED, Arrays, Reply, Task
-from manikin.privacy.chain import read_head
 from manikin.server.channel import Channel, Missing
 from manikin.server.checkpoints import Checkpoint
 from manikin.server.offers import Offers
+from manikin.server.replies import Check, Layout
 
-Layout = Mapping[str, tuple[tuple[int, ...], str]]  # shape and dtype by name
 Advance = Callable[[int], None]
 Fold = Callable[
     [str, Arrays], None
@@ -134,7 +133,7 @@ class Asking:
         """Fold one answer in, if it is sound; its ledger head, or why the hospital is missing."""
         if isinstance(answer, Missing):
             return answer
-        if not self._sound(name, task, answer, expected):
+        if not Check(self.plan, expected)(name, task, answer):
             return Missing("malformed")
         try:
             offers = Offers(self.plan, self.checkpoint)
@@ -144,29 +143,6 @@ class Asking:
         except ProtocolViolation:
             return Missing("malformed")
         return answer.head
-
-    def _sound(self, name: str, task: Task, reply: Reply, expected: Layout) -> bool:
-        """Whether a reply is what the step gives: its arrays, and a ledger head of this very step.
-
-        One hospital that answers otherwise is missing, and cannot stop the others.
-        """
-        if {n: (a.shape, str(a.dtype)) for n, a in reply.arrays.items()} != expected:
-            return False
-        keys = [party.public_key for party in self.plan.participants if party.name == name]
-        if not keys:
-            return True
-        if task.action not in CHARGED:
-            return not reply.head
-        try:
-            head, _ = read_head(reply.head, keys)
-        except ManikinError:
-            return False
-        return (head.hospital, head.plan, head.step, head.request) == (
-            name,
-            task.plan_digest,
-            task.step,
-            task.digest.hex(),
-        )
 
     def _title(self, step: Step) -> str:
         if step.action == "train":
@@ -184,8 +160,3 @@ class Asking:
 def to_numpy(state: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
     """A state as it travels."""
     return {name: tensor.detach().to(torch.device("cpu")).contiguous().numpy() for name, tensor in state.items()}
-
-
-def layout(arrays: Arrays) -> Layout:
-    """Shape and dtype of each array."""
-    return {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}

@@ -65,27 +65,43 @@ class Status:
 
 
 class Heads:
-    """The newest ledger head of each hospital over all plans, in `heads.json`: sent when a plan is opened."""
+    """The newest ledger head of each hospital over all plans, in `heads.json` by key: sent when a plan is opened.
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    Args:
+        file: where they are kept.
+        plan: whose participants' heads are kept and sent. What is held of others stays as it is.
+    """
+
+    def __init__(self, file: Path, plan: Plan) -> None:
+        self._file, self._plan = file, plan
 
     def _read(self) -> dict[str, str]:
         return dict(json.loads(self._file.read_bytes())) if self._file.exists() else {}
 
     def keep(self, heads: Mapping[str, str]) -> None:
-        write_atomically(self._file, json.dumps(self._read() | dict(heads), sort_keys=True).encode())
+        """Take in the heads of a step, by hospital; one that is older than what is held changes nothing.
 
-    def of(self, plan: Plan) -> dict[str, str]:
-        """Those of a plan's participants; one signed by a key that was rotated since is left to `ledger --anchor`."""
-        kept = {}
-        for party in plan.participants:
-            head = self._read().get(party.name)
-            with contextlib.suppress(ManikinError):
-                if head is not None:
-                    read_head(head, [party.public_key])
-                    kept[party.name] = head
-        return kept
+        A plan that is gone on with after a later one brings such heads: its hospitals answer a step as they did.
+        """
+        held = self._read()
+        for party in self._plan.participants:
+            head = heads.get(party.name, "")
+            if _sequence(party, head) > _sequence(party, held.get(party.key, "")):
+                held[party.key] = head
+        write_atomically(self._file, json.dumps(held, sort_keys=True).encode())
+
+    def latest(self) -> dict[str, str]:
+        """Those held of the plan's participants, by name; for a new key there is none (`ledger --anchor`)."""
+        held = self._read()
+        return {p.name: held[p.key] for p in self._plan.participants if _sequence(p, held.get(p.key, ""))}
+
+
+def _sequence(party: Party, head: str) -> int:
+    """The number of the entry that a head is of; 0 if it is no head of this party."""
+    try:
+        return read_head(head, [party.public_key])[0].sequence
+    except ManikinError:
+        return 0
 
 
 def conduct(folder: Path, open_channel: OpenChannel) -> None:
@@ -107,9 +123,9 @@ def conduct(folder: Path, open_channel: OpenChannel) -> None:
         parties = require_approvals(home, plan)
         log = open_log("coordinator", hospitals=[party.name for party in parties]).bind(program="serverapp")
         channel = Logged(open_channel(_nodes(folder), parties, home.signing_key), log)
-        held = Heads(home.folder / "heads.json")
+        held = Heads(home.folder / "heads.json", plan)
         rounds = Rounds(plan, channel, Checkpoints(folder, plan.digest), phase=status.phase, keep_heads=held.keep)
-        rounds.checkpoint.latest_heads = held.of(plan)
+        rounds.checkpoint.latest_heads = held.latest()
         if rounds.checkpoint.done:
             log.info("resumed", plan=plan.digest)
         status.also = lambda: {

@@ -23,12 +23,13 @@ from manikin.common.wire import Arrays
 from manikin.privacy.budget import stage_size
 from manikin.privacy.mechanisms import public_grid
 from manikin.server.aggregation import ReleaseSum, StateMean
-from manikin.server.asking import Asking, KeepHeads, Phase, layout, silent, to_numpy
+from manikin.server.asking import Asking, KeepHeads, Phase, silent, to_numpy
 from manikin.server.channel import Channel
 from manikin.server.checkpoints import Checkpoint, Checkpoints
 from manikin.server.descent import Descent
 from manikin.server.offers import opening
 from manikin.server.pretraining import adapt, pretrain, prior_images
+from manikin.server.replies import layout
 from manikin.server.sums import SecureSums, Sum
 
 CANARY_STEP = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 
+import torch
 from torch import Tensor
 
 from manikin.common.errors import Misconfigured
@@ -45,4 +46,31 @@ def load(spec: GeneratorSpec, state: Mapping[str, Tensor]) -> Generator:
     return generator
 
 
-__all__ = ["Generator", "GeneratorSpec", "Releasable", "Trainable", "TrainableGenerator", "create", "families", "load"]
+def private_names(spec: GeneratorSpec) -> frozenset[str]:
+    """Names in the state of the tensors that patients' gradients may move; none where a family is not trained so.
+
+    >>> spec = GeneratorSpec("diffusion", 1, (8, 8), ("a",), {"private_parameters": ["embedding"]})
+    >>> sorted(private_names(spec))
+    ['net.embedding.weight']
+    """
+    generator = create(spec)
+    if not isinstance(generator, Trainable):
+        return frozenset()
+    before = generator.state()
+    with torch.no_grad():
+        for parameter in generator.private_parameters():
+            parameter.copy_((parameter == 0).to(parameter.dtype))  # every value becomes another one
+    return frozenset(name for name, tensor in generator.state().items() if not torch.equal(tensor, before[name]))
+
+
+__all__ = [
+    "Generator",
+    "GeneratorSpec",
+    "Releasable",
+    "Trainable",
+    "TrainableGenerator",
+    "create",
+    "families",
+    "load",
+    "private_names",
+]
