@@ -28,6 +28,11 @@ def test_skellam_costs_more_than_gaussian_by_less_than_a_millionth(noise, size, 
     assert ideal.value == ideal.gaussian == spent.gaussian
 
 
+def test_longer_vectors_cost_a_little_more_for_their_l1_norm():
+    short, long = (epsilon([Skellam(0.5, size=size)], delta=DELTA).value for size in (1, 10**6))
+    assert short < long < short * (1 + 1e-6)
+
+
 @pytest.mark.parametrize("mechanisms", [PLAN, PLAN[:1], [Skellam(6.0, 0.1, 500, size=100)]])
 def test_privacy_loss_distributions_of_the_gaussian_lie_below_by_about_a_tenth(mechanisms):
     ideal = [Mechanism(m.noise_multiplier, m.sample_rate, m.steps) for m in mechanisms]
@@ -89,6 +94,8 @@ def test_three_adversaries_meet_three_amounts_of_noise(hospitals, colluding):
     assert said.release.value == pytest.approx(scaled(math.sqrt(hospitals / honest)), rel=1e-5)
     assert said.broken.value == pytest.approx(scaled(math.sqrt(1 / honest)), rel=1e-5)
     assert said.release.value < said.collusion.value <= said.broken.value
+    for spent in (said.release, said.collusion, said.broken):
+        assert spent.gaussian == pytest.approx(spent.value, rel=1e-5)
 
 
 def test_a_broken_sum_shows_one_share_to_each_hospital_of_a_patient():
