@@ -48,6 +48,7 @@ for name in sys.argv[1:]:
     except OSError as error:
         print(type(error).__name__, name)
 """
+GROUPS = "import os, sys; os.setgroups([0, 4]); os.execvp(sys.argv[1], sys.argv[1:])"  # as root's shells have them
 ASK = """
 import sys
 from pathlib import Path
@@ -111,7 +112,7 @@ def hospital(make_hospital, tmp_path):
 def test_a_gateway_of_another_user_has_none_of_roots_rights_and_sees_no_scan(hospital, group):
     command = [sys.executable, "-P", "-m", "manikin", "hospital", "start", "--hospital", str(hospital)]
     command += ["--gateway-user", USER, *(["--group", group] if group else [])]
-    command = shown(command, hospital.parent)
+    command = [sys.executable, "-c", GROUPS, *shown(command, hospital.parent)]
     start = Supervised("start", command, hospital.parent / "start.log", restart=False, grace_s=6 * GRACE_S)
     with supervising([start]):
         start.start()
