@@ -1,22 +1,30 @@
 """Names of patients, planted wherever a hospital's data have them, come out nowhere.
 
-A small study as a hospital and a coordinator would run it by hand, then everything that was printed, logged, shown to
-Prometheus or written outside the cohorts is searched for what was planted: as it is, in other cases and encodings, and
-as the plain digests of patient ids that a dictionary would find.
+A small study as a hospital and a coordinator would run it by hand, and another over TLS with every process apart, then
+everything that was printed, logged, shown to Prometheus or written outside the cohorts is searched for what was
+planted: as it is, in other cases and encodings, and as the plain digests of patient ids that a dictionary would find.
 """
 
 import base64
+import contextlib
 import csv
 import functools
 import hashlib
 import itertools
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+import tomllib
+import urllib.request
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -25,9 +33,10 @@ from prometheus_client import generate_latest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-PATIENTS = 30
+PATIENTS = 60
 SURNAMES = ("Quitzow", "Zsigmondy", "Wrzesniewski", "Xylander")  # no word of any program, and in no base64 by chance
 BROKEN = "Jaruzelsky"
+NAMES = ("north", "south", "coast")
 STUDY = """
 schema = 1
 name = "small"
@@ -191,6 +200,10 @@ def planted():
     cases = {case for text in texts for case in (text, text.upper(), text.lower())}
     plain = {text.encode(code) for text in cases for code in ("utf-8", "utf-16-le", "utf-32-le")}
     coded = {code for text in texts for code in (*_base64(text.encode()), text.encode().hex().encode())}
+    coded |= {
+        "".join(f"%{byte:02{case}}" for byte in text.encode()).encode() for text, case in itertools.product(texts, "xX")
+    }
+    coded |= {quote(f"{patient_name(number)}^Erika").encode() for number in range(PATIENTS)}
     ids = [patient_id(number) for number in range(PATIENTS)]
     names = [f"{patient_name(number)}, {patient_id(number)}" for number in range(PATIENTS)]
     hashed = {
@@ -213,7 +226,7 @@ def found(content):
 
 def files(folder):
     """Files that a study wrote: all but the sources and the cohorts, which hold the scans themselves."""
-    kept = (folder / "sources", folder / "north" / "cohort", folder / "south" / "cohort")
+    kept = (folder / "sources", *(folder / name / "cohort" for name in NAMES))
     return [f for f in folder.rglob("*") if f.is_file() and not any(f.is_relative_to(k) for k in kept)]
 
 
@@ -223,7 +236,8 @@ def test_the_search_finds_what_was_planted(studied):
     assert len(found((source / "north" / patient_name(1) / f"{patient_name(1)}.dcm").read_bytes())) >= 2
     assert len(found((source / "south.csv").read_bytes())) > PATIENTS
     assert found((studied.folder / "north" / "cohort" / "import-report.json").read_bytes())
-    for disguise in (BROKEN.upper().encode("utf-16-le"), base64.b64encode(b"x" + BROKEN.encode() + b"yz")):
+    percent = "".join(f"%{byte:02X}" for byte in BROKEN.encode()).encode()
+    for disguise in (BROKEN.upper().encode("utf-16-le"), base64.b64encode(b"x" + BROKEN.encode() + b"yz"), percent):
         assert found(b"..." + disguise)
     assert found(hashlib.sha256(patient_id(3).encode()).hexdigest().encode())
 
@@ -250,12 +264,18 @@ def test_no_name_is_in_a_file_or_the_name_of_a_file(studied):
 
 def test_no_name_is_in_what_is_packed(studied):
     """Streams that zlib packs, as in PNG and PDF, are looked at unpacked."""
-    for file in files(studied.folder):
+    assert packed(studied.folder) == []
+
+
+def packed(folder):
+    """Files that show a name once their packed parts are unpacked."""
+    bad = []
+    for file in files(folder):
         content = file.read_bytes()
         if file.suffix in (".png", ".pdf", ".html", ".gz"):
             starts = [i for i in range(len(content) - 1) if content[i : i + 2] in (b"x\x9c", b"x\xda", b"x\x01")]
-            unpacked = b"".join(_unpacked(content[start:]) for start in starts[:200])
-            assert found(unpacked) == [], file
+            bad += [file] if found(b"".join(_unpacked(content[start:]) for start in starts[:200])) else []
+    return bad
 
 
 def _unpacked(content):
@@ -294,3 +314,217 @@ def test_no_name_is_in_an_error_about_labels(studied, tmp_path, rows):
     )
     assert done.returncode == 11, done.stderr
     assert found((done.stdout + done.stderr).encode()) == []
+
+
+@dataclass
+class Networked:
+    """A study over TLS that has ended: its folder, all that was printed, and all pages that exporters showed."""
+
+    folder: Path
+    said: str = ""
+    pages: dict[str, list[bytes]] = field(default_factory=dict)
+
+    def scrape(self, ports):
+        """Ask both programs that Prometheus asks; one that is not up yet is asked again later."""
+        for name, port in ports.items():
+            with contextlib.suppress(OSError):
+                page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read()
+                self.pages.setdefault(name, []).append(page)
+
+
+@pytest.fixture(scope="module")
+def networked():
+    """Three hospitals import, agree, and run a study with every process apart.
+
+    A vault is killed, and another is lied to. In a short folder: a socket's name has a hundred letters at most.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        place = Path(tempfile.mkdtemp(prefix="mk-"))
+        patch.setenv("MANIKIN_CACHE", str(place / "cache"))
+        yield run_over_a_network(place)
+        shutil.rmtree(place)
+
+
+def run_over_a_network(folder):
+    from manikin.common.processes import LOOPBACK, Supervised, free_port, supervising
+    from manikin.common.study import parse_study
+    from manikin.embedded.loopback import COMMAND, agree, coordinator_process, hospital_process, introduce
+    from manikin.server.agreements import create_coordinator, propose
+    from manikin.server.running import Study
+
+    studied = Networked(folder)
+    (folder / "sources").mkdir()
+    for name in NAMES:
+        (picture_source if name == "south" else dicom_source)(folder / "sources" / name)
+    studied.said += typed(folder, *(line for name in NAMES for line in importing(name)))
+    home = create_coordinator(
+        folder / "coordinator", "coordinator", f"{LOOPBACK}:{free_port()}", f"{LOOPBACK}:{free_port()}"
+    )
+    folders = {name: folder / name for name in NAMES}
+    introduce(home, folders)
+    for name in NAMES:
+        shutil.copy(home.folder / "hospitals" / f"{name}.client.pem", folders[name] / "gateway" / "client.pem")
+    small = tomllib.loads(STUDY)
+    small["data"]["patients_min"], small["privacy"]["epsilon"], small["federation"]["quorum"] = 50, 3.0, 2
+    _, greedy = propose(home, parse_study(small))  # a quorum that the policies refuse
+    studied.said += typed(folder, (12, "hospital", "approve", str(greedy), "--hospital", "north", "--json"))
+    small["federation"]["quorum"] = 3
+    plan = agree(home, parse_study(small), folders)
+    ports = {"coordinator": free_port(), "hospital": free_port()}
+    socket = folder / "north" / "run" / "vault.sock"
+    gateway = ["--gateway", str(folder / "north" / "gateway"), "--socket", str(socket)]
+    beside = {
+        "registry": ["coordinator", "registry", "--coordinator", str(home.folder)],
+        "coordinator-metrics": ["coordinator", "metrics", "--coordinator", str(home.folder)],
+        "hospital-metrics": ["hospital", "metrics", *gateway],
+    }
+    for name, port in ports.items():
+        beside[f"{name}-metrics"] += ["--listen", f"127.0.0.1:{port}"]
+    others = [Supervised(name, [*COMMAND, *words], folder / "logs" / f"{name}.log") for name, words in beside.items()]
+    parties = {name: hospital_process(place) for name, place in folders.items()}
+    coordinator = coordinator_process(home, plan)
+    study, killed, lied = Study(home, plan), False, False
+    with supervising([*others, *parties.values(), coordinator]) as processes:
+        for process in processes:
+            process.start()
+        deadline = time.monotonic() + 400
+        while coordinator.ended() is None:
+            assert time.monotonic() < deadline, (study.said(), coordinator.last_words())
+            studied.scrape(ports)
+            if not lied and (folder / "south" / "run" / "vault.sock").exists():
+                lied = lie_to(folder / "south" / "run" / "vault.sock")
+            if lied and not killed and "check the plan" in study.said().get("phase", ""):
+                killed = kill_vault(folder / "north")
+            time.sleep(0.5)
+        assert study.said()["state"] == "finished", (study.said(), coordinator.last_words(20))
+        assert killed
+        studied.scrape(ports)
+        studied.said += typed(
+            folder,
+            (0, "hospital", "sync", "--gateway", "north/gateway", "--json"),
+            (0, "hospital", "metrics", *gateway, "--textfile", str(folder / "vault.prom")),
+            (0, "coordinator", "status", "--coordinator", "coordinator", "--json"),
+        )
+    studied.said += typed(
+        folder,
+        *((0, "hospital", word, "--hospital", "north", "--json") for word in ("ledger", "egress", "check")),
+        (0, "coordinator", "status", "--coordinator", "coordinator", "--json"),
+    )
+    studied.pages["vault"] = [(folder / "vault.prom").read_bytes()]
+    return studied
+
+
+def importing(name):
+    """The commands that make a hospital and bring in its scans."""
+    yield 0, "hospital", "init", name, "--name", name
+    yield 0, "hospital", "import", f"sources/{name}", "--hospital", name, "--labels", f"sources/{name}.csv", "--json"
+
+
+def typed(folder, *commands):
+    """What these commands print; each ends with its exit code."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-c", AS_TYPED, json.dumps(commands)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def lie_to(socket):
+    """Ask a vault what is no task, as a gateway that was taken over would."""
+    from manikin.client.service import SocketPort
+    from manikin.common.errors import ManikinError
+
+    with contextlib.suppress(ManikinError):
+        SocketPort(socket, connect_s=0.0).ready()
+        SocketPort(socket).exchange(b"no task of anybody")
+        return True
+    return False
+
+
+def kill_vault(hospital):
+    """End a vault without a word to it."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if "vault" in words and any(word.endswith(str(hospital / "run" / "vault.sock")) for word in words):
+                os.kill(int(entry.name), signal.SIGKILL)
+                return True
+    return False
+
+
+LOGS = {
+    "coordinator": ("coordinator.log", "superlink.log", "serverapp.log"),
+    "hospital": (
+        "logs/gateway.log",
+        "logs/vault.log",
+        "gateway/home/logs/supernode.log",
+        "gateway/home/logs/superexec.log",
+    ),
+}
+
+
+def log_lines(networked):
+    """The lines of each log of a coordinator's run and of hospitals, by file."""
+    run = next((networked.folder / "coordinator" / "plans").glob("*/run/logs"))
+    logs = [run / name for name in LOGS["coordinator"]]
+    logs += [networked.folder / name / log for name in NAMES for log in LOGS["hospital"]]
+    return {log: log.read_text().splitlines() for log in logs}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_over_a_network_every_kind_of_output_is_here_to_be_searched(networked):
+    names = {str(file.relative_to(networked.folder)) for file in files(networked.folder)}
+    for needed in (
+        "run/release/",
+        "run/status.json",
+        "run/link.json",
+        "run/checkpoint.safetensors",
+        "superlink/state.db",
+    ):
+        assert any(name.startswith("coordinator/") and needed in name for name in names), needed
+    for needed in ("ledger.sqlite", "egress.sqlite", "reports/", "gateway/inbox/", "gateway/home/relayed.json"):
+        assert any(name.startswith("north/") and needed in name for name in names), needed
+    assert {"south/last-refusal.json", "logs/registry.log", "coordinator/run.log", "vault.prom"} <= names
+    assert {"coordinator", "hospital", "vault"} == set(networked.pages)
+    assert b"manikin_run_state" in networked.pages["coordinator"][-1]
+    assert b"manikin_gateway_messages" in networked.pages["hospital"][-1]
+    assert b"manikin_vault_steps_charged" in networked.pages["vault"][-1]
+    assert "finished" in networked.said
+    assert "REFUSED" in networked.said
+
+
+@pytest.mark.slow
+def test_over_a_network_no_name_is_in_a_file_or_the_name_of_a_file(networked):
+    folder = networked.folder
+    bad = {str(f): found(f.read_bytes() + str(f.relative_to(folder)).encode()) for f in files(folder)}
+    assert {file: needles for file, needles in bad.items() if needles} == {}
+    assert packed(folder) == []
+
+
+@pytest.mark.slow
+def test_over_a_network_no_name_is_printed_or_shown_to_prometheus(networked):
+    assert found(networked.said.encode()) == []
+    assert [name for name, pages in networked.pages.items() if found(b"".join(pages))] == []
+
+
+@pytest.mark.slow
+def test_over_a_network_every_log_is_lines_of_json_with_who_said_what(networked):
+    said = {}
+    for file, lines in log_lines(networked).items():
+        if file.name == "vault.log":  # begins with words for a person
+            lines = [line for line in lines if line.startswith("{")]
+        said[file] = [json.loads(line) for line in lines]
+        assert all({"timestamp", "level", "part", "event"} <= set(line) for line in said[file]), file
+    events = {(line.get("program"), line["event"]) for lines in said.values() for line in lines if "source" not in line}
+    assert {
+        ("gateway", "ready"),
+        ("clientapp", "answered"),
+        ("clientapp", "failed"),
+        ("coordinator", "connected"),
+        ("serverapp", "asking"),
+        ("serverapp", "released"),
+        (None, "answered"),
+    } <= events
+    flower = {line["program"] for lines in said.values() for line in lines if line.get("source") == "flower"}
+    assert {"supernode", "superexec", "clientapp", "serverapp"} <= flower
