@@ -107,6 +107,7 @@ def test_a_vaults_log_and_its_egress_log_are_one_story(network):
         ("/v/bin/python /v/bin/flower-supernode --superlink a", "SuperNode"),
         ("/v/bin/python /v/bin/flower-superexec --insecure", "executor"),
         ("/v/bin/python /v/bin/flwr-clientapp --runtime-api-address a", "ClientApp"),
+        ("/v/bin/python -P -m manikin.common.launching gateway flower-superexec --insecure", "executor"),
         ("/v/bin/python -P -m manikin hospital vault --hospital x", "vault"),
         ("/v/bin/python -P -m manikin hospital gateway --gateway x", "gateway's supervisor"),
         ("/v/bin/python -P -m manikin hospital start --hospital /x/vault", ""),

@@ -111,6 +111,67 @@ def test_the_alerts_ask_for_what_is_exported_and_say_what_to_do(repository, expo
         assert set(rule["annotations"]) == {"summary", "description"}
 
 
+WORDS = {"increase", "rate", "time", "and", "on"}
+TOKEN = re.compile(
+    r"\s*(?:(?P<name>[a-z_]\w*)|(?P<labels>\{[^{}]*\})|(?P<span>\[\d+[smhd]\])|\d+(?:\.\d+)?|==|!=|[<>]=?|[-+*/,]|(?P<bracket>[()]))"
+)
+
+
+def _unread(expression):
+    """What of an expression is no name, label, span, number, operator or bracket; how far this test can read it.
+
+    It is no PromQL parser: whether an expression means what it should is not looked at.
+    """
+    wrong, place, open_brackets, before, group = [], 0, 0, "", False
+    while place < len(expression.rstrip()):
+        token = TOKEN.match(expression, place)
+        if token is None:
+            return [*wrong, f"from {place}: {expression[place:]}"]
+        text = token[0].strip()
+        if token["name"] and not group and not (text in WORDS or text.startswith("manikin_")):
+            wrong.append(text)
+        if token["labels"] and MATCHER.sub("", text).strip("{}, ") != "":
+            wrong.append(text)
+        if token["span"] and not re.search(r"\b(?:increase|rate)\($", before):
+            wrong.append(f"{text} outside increase() and rate()")
+        if token["bracket"]:
+            open_brackets += 1 if text == "(" else -1
+            group = text == "(" and before.endswith("on")
+            wrong += ["closed too often"] if open_brackets < 0 else []
+        if not (token["labels"] or (token["name"] and text.startswith("manikin_"))):
+            before += text
+        place = token.end()
+    return wrong + (["not closed"] if open_brackets else [])
+
+
+def test_every_rule_is_read_to_its_end(repository):
+    wrong = {rule["alert"]: problems for rule in rules(repository) if (problems := _unread(rule["expr"]))}
+    assert wrong == {}
+    names = [rule["alert"] for rule in rules(repository)]
+    assert len(set(names)) == len(names)
+    for rule in rules(repository):
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}, rule["alert"]
+        assert re.fullmatch(r"\d+[smhd]", str(rule.get("for", "1m"))), rule["alert"]
+        counters = re.findall(r"(?:increase|rate)\((\w+)", rule["expr"])
+        assert all(name.endswith("_total") for name in counters), rule["alert"]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "manikin_vault_up == 0)",
+        "(manikin_vault_up == 0",
+        "rat(manikin_vault_up[5m]) > 0",
+        "manikin_vault_up[5m] == 0",
+        "manikin_vault_up{code=deadline} == 0",
+        "manikin_vault_up = 0",
+        "vault_up == 0",
+    ],
+)
+def test_a_rule_that_cannot_be_read_is_found(expression):
+    assert _unread(expression)
+
+
 def test_every_metric_is_on_the_dashboard(repository, exported):
     asked = {
         name for panel in panels(repository)[0] for t in panel["targets"] for name, _ in SELECTOR.findall(t["expr"])
