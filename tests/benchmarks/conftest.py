@@ -13,8 +13,8 @@ import pytest
 def _benchmarks_on_path(repository, monkeypatch):
     monkeypatch.syspath_prepend(str(repository / "benchmarks"))
     yield
-    for name in ("utility", "data", "direct", "results", "network", "peer", "watching", "secure_sum", "secagg"):
-        sys.modules.pop(name, None)
+    for path in (repository / "benchmarks").glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """The channel over a grid whose hospitals answer what a vault never would."""
 
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
 import pytest
-from flwr.app import Error, Message
+from flwr.app import Error, Message, RecordDict
 
 from manikin.client.app import packed
 from manikin.common import frames
@@ -121,3 +123,37 @@ def test_a_hospital_that_never_connected_is_asked_again_and_then_lost_without_ho
     assert isinstance(answers["north"], Reply)
     assert answers["south"] == Missing("lost")
     assert len(refusals) == module.ATTEMPTS
+
+
+def test_one_message_is_pulled_at_a_time_and_gone_before_the_next():
+    """Without the garbage collector: a message in a cycle with itself would wait for it, with a model in it."""
+    messages = []
+
+    class Careful(Grid):
+        def pull_messages(self, identities):
+            (identity,) = identities
+            assert [weak for weak in messages if weak() is not None] == []
+            found = super().pull_messages([identity])
+            messages.extend(weakref.ref(piece) for message in found for piece in message.content["body"].values())
+            return found
+
+        def _push(self, message):
+            bare = Message(RecordDict(), message.metadata.dst_node_id, message.metadata.message_type)
+            bare.metadata.__dict__["_message_id"] = identity = f"m{len(self.asked)}"
+            self.asked.append(identity)
+            name = {7: "north", 8: "south"}[message.metadata.dst_node_id]
+            signed = TASK.signed(COORDINATOR)
+            self.ready[identity] = Message(packed(honest(signed, name=name)), reply_to=bare)
+            return identity
+
+    parties = [Party("north", NORTH.public_key.hex()), Party("south", NORTH.public_key.hex())]
+    channel = GridChannel(Careful(None), {7: "north", 8: "south"}, parties, COORDINATOR, poll_s=0.001)
+    gc.collect()
+    gc.disable()
+    try:
+        answers = channel.ask({"north": TASK, "south": TASK}, deadline_s=5)
+        assert [(name, type(answer)) for name, answer in answers] == [("north", Reply), ("south", Reply)]
+    finally:
+        gc.enable()
+    assert len(messages) == 2
+    assert channel.bytes_in == 2 * len(honest(TASK, name="north"))

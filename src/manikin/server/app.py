@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from manikin.common.errors import ManikinError, ProtocolViolation
 from manikin.common.frames import decode_reply, encode_task
 from manikin.common.keys import SigningKey
+from manikin.common.memory import give_back_large_blocks
 from manikin.common.pieces import cut, join
 from manikin.common.plan import Party, Plan
 from manikin.common.wire import Refused, Reply, Task
@@ -112,12 +113,15 @@ class GridChannel:
         if not tasks:
             return {}
         records: dict[bytes, RecordDict] = {}
+        sizes: dict[bytes, int] = {}
         messages = {}
         for name, task in tasks.items():
             if task.digest not in records:
-                records[task.digest] = _packed(encode_task(task))
+                frame = encode_task(task)
+                records[task.digest], sizes[task.digest] = _packed(frame), len(frame)
+                del frame
+            self.bytes_out += sizes[task.digest]
             content = records[task.digest]
-            self.bytes_out += sum(len(piece.data) for piece in content.array_records[BODY].values())
             messages[name] = Message(content, self._nodes[name], MESSAGE_TYPES[task.action], group_id=str(task.step))
         identities = self._grid.push_messages(messages.values())
         return {identity: name for identity, name in zip(identities, messages, strict=True) if identity}
@@ -132,10 +136,11 @@ class GridChannel:
             known = {kind.code for kind in ManikinError.__subclasses__()}
             return Missing(message.error.reason if message.error.reason in known else "lost")
         try:
-            frame = join({key: piece.data for key, piece in message.content.array_records[BODY].items()})
-        except (KeyError, TypeError, ValueError):
+            record = message.content[BODY]  # not by `array_records`, which ties the message to itself
+            frame = join({key: piece.data for key, piece in record.items()})
+        except (KeyError, TypeError, ValueError, AttributeError):
             return Missing("malformed")
-        del message  # it holds all that the frame does
+        del message, record  # they hold all that the frame does
         self.bytes_in += len(frame)
         return self._decoded(frame, name, task)
 
@@ -200,6 +205,8 @@ app = ServerApp()
 def networked(grid: Grid, context: Context) -> None:
     """One run in the networked runtime; all that it needs lies in the run's folder (`manikin coordinator run`)."""
     from manikin.server.networked import conduct
+
+    give_back_large_blocks()
 
     def channel(nodes: Mapping[int, str], parties: Sequence[Party], key: SigningKey) -> GridChannel:
         return GridChannel(grid, nodes, parties, key, poll_s=NETWORK_POLL_S)
