@@ -135,12 +135,12 @@ class GridChannel:
         if message.has_error():
             known = {kind.code for kind in ManikinError.__subclasses__()}
             return Missing(message.error.reason if message.error.reason in known else "lost")
-        try:
-            record = message.content[BODY]  # not by `array_records`, which ties the message to itself
-            frame = join({key: piece.data for key, piece in record.items()})
-        except (KeyError, TypeError, ValueError, AttributeError):
+        content = message.content
+        record = content[BODY] if BODY in content else None  # not by `array_records`, which ties a message to itself
+        if not isinstance(record, ArrayRecord):
             return Missing("malformed")
-        del message, record  # they hold all that the frame does
+        frame = join({key: piece.data for key, piece in record.items()})
+        del message, content, record  # they hold all that the frame does
         self.bytes_in += len(frame)
         return self._decoded(frame, name, task)
 
