@@ -1,35 +1,41 @@
 """What one patient contributes to a step of DP-SGD: one bounded gradient over all images and K draws of each.
 
-The loss is averaged over a patient's images and K draws of the model's own noise, one backward pass gives one gradient,
-and that is clipped: K draws, or twenty slices, cost what one image costs. (Repeated inside the batch of a per-sample
-library, an image would be charged once and count K times.) Draws come from a stream of the patient's own, so that no
-patient changes what is computed from another; layers that would mix patients through statistics are refused. Clipped
-gradients are added exactly, on a public grid (see `mechanisms`). A gradient that is not finite counts as zero: an error
-would tell of the patient. Nothing here is private yet: `engine` adds the noise.
+The loss is averaged over a patient's images and K draws of the model's own noise, and the gradient of that is clipped:
+K draws, or twenty slices, count as one image. (Repeated inside the batch of a per-sample library, an image would be
+charged once and count K times.) Draws come from a stream of the patient's own, so that no patient changes what is
+drawn for another; layers that would mix patients through statistics are refused. Clipped gradients are added exactly,
+on a public grid (see `mechanisms`). A gradient that is not finite counts as zero: an error would tell of the patient.
+Nothing here is private yet: `engine` adds the noise.
 
-Noise multiplicity: Dockhorn et al. 2023 (DPDM). One backward pass a patient instead of per-sample gradients: measured
-at 83 to 97 % of the speed without privacy for K from 8 to 16, and it needs the memory of one gradient.
+Two paths give the same gradients up to rounding. Patients with few voxels share forward and backward passes where the
+model's family allows it (`layers`); all others have passes of their own, which need the memory of one gradient. In
+both, memory does not grow with the number of patients drawn.
+
+Noise multiplicity: Dockhorn et al. 2023 (DPDM).
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from manikin.common.errors import Misconfigured
-from manikin.common.generators.base import Trainable
+from manikin.common.generators.base import Shareable, Trainable
 from manikin.common.images import Patient
+from manikin.privacy.layers import SharedPass, can_share, modules_of
 from manikin.privacy.mechanisms import Vector, clip, round_to_zero
 from manikin.privacy.randomness import Stream
 
 VOXELS_PER_PASS = 1 << 18  # bounds memory: the draws of one patient are split into passes of at most this many voxels
+SHARED_VOXELS = 1 << 17  # of a pass that patients share
 
 
 @dataclass
@@ -64,35 +70,105 @@ def clipped_sum(
     draws: int,
     stream: Stream,
     statistics: LocalStatistics | None = None,
+    share: bool = True,
 ) -> Vector:
     """Sum of the clipped gradients of the drawn patients, flat, over all private parameters.
 
     Args:
-        model: whose loss is differentiated.
-        drawn: the patients in this step, each once.
-        bound: largest L2 norm of one patient's gradient.
+        model, drawn, bound, draws, stream, statistics, share: as in `add_clipped`.
         grid: on which gradients are added, of the noise to come.
-        draws: K, repeats of each image.
-        stream: of the step's draws; each patient's is forked from it by their key.
-        statistics: filled for the hospital's own eyes.
 
     Returns:
         float64 (d,). One patient more or less changes it by at most `bound`, and leaves the others' gradients as they
-        are. Not private.
+        are (in a shared pass: but for float32 rounding). Not private.
     """
-    parameters = private_parameters(model)
-    total = np.zeros(sum(p.numel() for p in parameters))
+    total = np.zeros(sum(p.numel() for p in private_parameters(model)))
+
+    def add(gradient: Vector) -> None:
+        np.add(total, round_to_zero(gradient, grid=grid), out=total)
+
+    add_clipped(model, drawn, bound=bound, draws=draws, stream=stream, add=add, statistics=statistics, share=share)
+    return total
+
+
+def add_clipped(
+    model: Trainable,
+    drawn: Sequence[Patient],
+    *,
+    bound: float,
+    draws: int,
+    stream: Stream,
+    add: Callable[[Vector], None],
+    statistics: LocalStatistics | None = None,
+    share: bool = True,
+) -> None:
+    """Hand the clipped gradient of each drawn patient to `add`, one after the other, in no promised order.
+
+    Args:
+        model: whose loss is differentiated, on any device.
+        drawn: the patients in this step, each once.
+        bound: largest L2 norm of one patient's gradient.
+        draws: K, repeats of each image.
+        stream: of the step's draws; each patient's is forked from it by their key.
+        add: takes a float64 vector (d,) of norm at most `bound`, on the CPU, and keeps no reference to it.
+        statistics: filled for the hospital's own eyes.
+        share: let small patients share a pass where the model allows it; equal to rounding, and faster.
+    """
     norms, losses = [], []
-    for patient in drawn:
-        generator = stream.fork(patient.key).torch_generator()
-        gradient, loss = patient_gradient(model, parameters, patient, draws=draws, generator=generator)
+    for gradient, loss in _gradients(model, drawn, draws=draws, stream=stream, share=share):
         clipped, norm = clip(gradient, bound=bound)
-        total += round_to_zero(clipped, grid=grid)
+        add(clipped)
         norms.append(norm)
         losses.append(loss)
     if statistics is not None:
         statistics.record(norms, losses, bound=bound)
-    return total
+
+
+def _gradients(
+    model: Trainable, drawn: Sequence[Patient], *, draws: int, stream: Stream, share: bool
+) -> Iterator[tuple[Vector, float]]:
+    """Gradient and loss of each patient; small patients share passes."""
+    parameters = private_parameters(model)
+    share = share and can_share(model, parameters)
+    for size, group in itertools.groupby(sorted(drawn, key=_voxels), key=_voxels):
+        patients, together = list(group), patients_per_pass(size * draws) if share else 1
+        if together > 1 and isinstance(model, Shareable):
+            yield from _shared_gradients(model, parameters, patients, together, draws=draws, stream=stream)
+            continue
+        for patient in patients:
+            generator = stream.fork(patient.key).torch_generator()
+            yield patient_gradient(model, parameters, patient, draws=draws, generator=generator)
+
+
+def _shared_gradients(
+    model: Shareable,
+    parameters: Sequence[nn.Parameter],
+    patients: Sequence[Patient],
+    together: int,
+    *,
+    draws: int,
+    stream: Stream,
+) -> Iterator[tuple[Vector, float]]:
+    shared = SharedPass(model, parameters, patients=min(together, len(patients)))
+    for start in range(0, len(patients), together):
+        drawn = []
+        for patient in patients[start : start + together]:
+            images, labels = torch.from_numpy(patient.images), torch.from_numpy(patient.labels)
+            rows, generator = _rows(patient, draws), stream.fork(patient.key).torch_generator()
+            drawn.append(model.draw(images[rows], labels[rows], generator=generator))
+        for gradient, loss in zip(*shared.gradients(drawn), strict=True):
+            yield gradient.double().cpu().numpy(), float(loss)
+
+
+def patients_per_pass(voxels: int) -> int:
+    """How many patients share a pass, each with this many voxels, all draws counted; 1: none do.
+
+    The rule looks at sizes alone, never at a clock, so that the same request takes the same path.
+
+    >>> patients_per_pass(8 * 28 * 28), patients_per_pass(8 * 32 * 48 * 32)
+    (20, 1)
+    """
+    return max(1, SHARED_VOXELS // voxels)
 
 
 def patient_gradient(
@@ -104,19 +180,36 @@ def patient_gradient(
     generator: torch.Generator,
 ) -> tuple[Vector, float]:
     """Gradient (float64, flat) and value of the loss, averaged over a patient's images and `draws` repeats of each."""
-    device = parameters[0].device
     images, labels = torch.from_numpy(patient.images), torch.from_numpy(patient.labels)
-    rows = torch.arange(len(images) * draws) // draws
+    rows = _rows(patient, draws)
     gradient, value = np.zeros(sum(p.numel() for p in parameters)), 0.0
     per_pass = max(1, VOXELS_PER_PASS // images[0].numel())
-    for start in range(0, len(rows), per_pass):
-        part = rows[start : start + per_pass]
-        losses = model.loss(images[part].to(device), labels[part].to(device), generator=generator)
+    for part in torch.split(rows, per_pass):
+        losses = _losses(model, images[part], labels[part], generator, device=parameters[0].device)
         loss = losses.sum() / len(rows)
         parts = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        gradient += np.concatenate([g.double().cpu().numpy().ravel() for g in parts])
+        gradient += torch.cat([g.flatten() for g in parts]).double().cpu().numpy()
         value += float(loss.detach())
     return gradient, value
+
+
+def _losses(
+    model: Trainable, images: Tensor, labels: Tensor, generator: torch.Generator, *, device: torch.device
+) -> Tensor:
+    """Loss of each row; a loss in two halves draws on the CPU, where the stream is, and computes on the device."""
+    if isinstance(model, Shareable):
+        drawn = model.draw(images, labels, generator=generator)
+        return model.error(*(part.to(device) for part in drawn))
+    return model.loss(images.to(device), labels.to(device), generator=generator)
+
+
+def _rows(patient: Patient, draws: int) -> Tensor:
+    """Which image each row shows: every image `draws` times."""
+    return torch.arange(len(patient) * draws) // draws
+
+
+def _voxels(patient: Patient) -> int:
+    return patient.images.size
 
 
 def private_parameters(model: Trainable) -> list[nn.Parameter]:
@@ -131,12 +224,6 @@ def private_parameters(model: Trainable) -> list[nn.Parameter]:
     return parameters
 
 
-def _modules(model: Trainable) -> list[nn.Module]:
-    """The model's modules: a family is a module or holds some."""
-    roots = [model] if isinstance(model, nn.Module) else [v for v in vars(model).values() if isinstance(v, nn.Module)]
-    return [module for root in roots for module in root.modules()]
-
-
 @contextlib.contextmanager
 def only_private(model: Trainable, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Let gradients flow to the private parameters alone, and leave buffers and all else as they were.
@@ -145,7 +232,7 @@ def only_private(model: Trainable, parameters: Sequence[nn.Parameter]) -> Iterat
         Misconfigured: a layer keeps statistics of what it sees (BatchNorm; InstanceNorm with running statistics), or
             the model hides its modules, so that this cannot be checked.
     """
-    modules = _modules(model)
+    modules = modules_of(model)
     _refuse_statistics(modules)
     private = {id(p) for p in parameters}
     needed = [(p, p.requires_grad) for module in modules for p in module.parameters(recurse=False)]

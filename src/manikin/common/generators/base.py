@@ -86,6 +86,23 @@ class TrainableGenerator(Generator, Trainable, Protocol):
 
 
 @runtime_checkable
+class Shareable(Trainable, Protocol):
+    """A loss in two halves, `loss(...) == error(*draw(...))`, so that patients can draw alone and share the pass.
+
+    Every private parameter is used by its layer's own forward and nowhere else, and no layer's input or output is
+    changed in place.
+    """
+
+    def draw(self, images: Tensor, conditions: Tensor, *, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """All that is random, on the CPU; tensors with one row an image."""
+        ...
+
+    def error(self, *drawn: Tensor) -> Tensor:
+        """(n,): the loss of each row of what `draw` gave, on any device; nothing is random."""
+        ...
+
+
+@runtime_checkable
 class Releasable(Protocol):
     """Families fitted from one noisy sum over patients."""
 

@@ -97,6 +97,10 @@ class Diffusion:
         Repeat an image K times to average K draws: neighbouring rows get well separated noise levels. Label dropout
         and noise are drawn for each row from `generator`, never from the images.
         """
+        return self.error(*self.draw(images, conditions, generator=generator))
+
+    def draw(self, images: Tensor, conditions: Tensor, *, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Images, noisy images, noise levels (n,) and labels (n,), some of them dropped."""
         n = len(images)
         quantile = (torch.rand((), generator=generator) + torch.arange(n) * GOLDEN) % 1
         normal = math.sqrt(2) * torch.erfinv((2 * quantile - 1).clamp(-0.999, 0.999))
@@ -104,8 +108,12 @@ class Diffusion:
         dropped = torch.rand(n, generator=generator) < float(self.options["label_dropout"])
         labels = torch.where(dropped, len(self.spec.labels), conditions)
         noise = torch.randn(images.shape, generator=generator)
-        shape = (-1, *[1] * (images.ndim - 1))
-        denoised = self.denoise(images + sigma.reshape(shape) * noise, sigma, labels)
+        return images, images + sigma.reshape(-1, *[1] * (images.ndim - 1)) * noise, sigma, labels
+
+    def error(self, *drawn: Tensor) -> Tensor:
+        """Weighted denoising error (n,) of what `draw` gave."""
+        images, noisy, sigma, labels = drawn
+        denoised = self.denoise(noisy, sigma, labels)
         weight = (sigma.square() + SIGMA_DATA**2) / (sigma * SIGMA_DATA).square()
         return weight * (denoised - images).square().flatten(1).mean(1)
 

@@ -110,7 +110,7 @@ class UNet(nn.Module):
 
     def _with_positions(self, x: Tensor) -> Tensor:
         """One more channel an axis: where along it the patch lies, -1 to 1."""
-        axes = [torch.linspace(-1, 1, n) for n in x.shape[2:]]
+        axes = [torch.linspace(-1, 1, n, device=x.device) for n in x.shape[2:]]
         positions = torch.stack(torch.meshgrid(*axes, indexing="ij"))
         return torch.cat([x, positions.expand(len(x), *positions.shape)], 1)
 

@@ -1,0 +1,187 @@
+"""Gradients of several patients out of one shared pass: large batches for the layers, one gradient for each patient.
+
+Small convolutions cost more to start than to run, so a backward pass for each patient wastes most of a small image's
+time. Here the rows of several patients go forward and backward together, the backward pass stops at the outputs of the
+layers, and only the weights' gradients, a small part of the work, are computed patient by patient. (Per-sample
+libraries do the same row by row: K draws of an image cost them K gradients.)
+
+Promised: the gradients that a pass for each patient gives, up to rounding in float32. Not promised: that this rounding
+is untouched by who else is in the pass; kernels may choose another order of additions for another number of rows. (On
+the machines where this was tried, passes of at least 16 rows gave the same bits whoever was in them.)
+
+Per-sample gradients from a layer's input and its output's gradient: Goodfellow 2015; Rochette, Manoel and Tramel 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from manikin.common.generators.base import Shareable, Trainable
+
+Call = tuple[nn.Module, Tensor, Tensor]
+
+
+def modules_of(model: Trainable) -> list[nn.Module]:
+    """The model's modules: a family is a module or holds some."""
+    roots = [model] if isinstance(model, nn.Module) else [v for v in vars(model).values() if isinstance(v, nn.Module)]
+    return [module for root in roots for module in root.modules()]
+
+
+class SharedPass:
+    """One forward and one backward pass over the rows of several patients.
+
+    Args:
+        model: whose loss is differentiated.
+        parameters: those whose gradients are wanted, in the order of the flat gradient.
+        patients: most patients in a pass; fixes the memory that is kept.
+    """
+
+    def __init__(self, model: Shareable, parameters: Sequence[nn.Parameter], *, patients: int) -> None:
+        self._model, self._owners = model, _owners(model, parameters)
+        ends = torch.tensor([p.numel() for p in parameters]).cumsum(0).tolist()
+        starts = [0, *ends[:-1]]
+        self._places = {id(p): slice(a, b) for p, a, b in zip(parameters, starts, ends, strict=True)}
+        self._gradients = torch.empty(patients, ends[-1], device=parameters[0].device)
+
+    def gradients(self, drawn: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
+        """Float32 gradients (patients, d), overwritten by the next call, and mean losses (patients,).
+
+        Args:
+            drawn: what `model.draw` gave for each patient, the same number of rows for all.
+        """
+        device, count = self._gradients.device, len(drawn)
+        calls: list[Call] = []
+        with _recorded(self._owners, calls):
+            rows = [torch.cat(part).to(device) for part in zip(*drawn, strict=True)]
+            losses = self._model.error(*rows).reshape(count, -1).mean(1)
+        slopes = torch.autograd.grad(losses.sum(), [output for _, _, output in calls], allow_unused=True)
+        return self._by_patient(calls, slopes, count), losses.detach()
+
+    @torch.no_grad()
+    def _by_patient(self, calls: Sequence[Call], slopes: Sequence[Tensor | None], count: int) -> Tensor:
+        gradients, written = self._gradients[:count], set()
+        for (module, x, _), slope in zip(calls, slopes, strict=True):
+            if slope is None:
+                continue
+            for name, p in module.named_parameters(recurse=False):
+                if id(p) not in self._places:
+                    continue
+                part = gradients[:, self._places[id(p)]]
+                values = RULES[type(module), name](module, x, slope, count).reshape(count, -1)
+                part.add_(values) if id(p) in written else part.copy_(values)
+                written.add(id(p))
+        for key in self._places.keys() - written:
+            gradients[:, self._places[key]] = 0.0
+        return gradients
+
+
+def can_share(model: Trainable, parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether the model's loss comes in two halves, and every parameter belongs to a layer that is known here."""
+    if not isinstance(model, Shareable):
+        return False
+    owners = _owners(model, parameters)
+    owned = {id(p) for module in owners for p in module.parameters(recurse=False)}
+    return all(id(p) in owned for p in parameters) and all(_known(module) for module in owners)
+
+
+def _owners(model: Trainable, parameters: Sequence[nn.Parameter]) -> list[nn.Module]:
+    wanted = {id(p) for p in parameters}
+    return [m for m in modules_of(model) if any(id(p) in wanted for p in m.parameters(recurse=False))]
+
+
+def _known(module: nn.Module) -> bool:
+    names = [name for name, _ in module.named_parameters(recurse=False)]
+    if isinstance(module, nn.Embedding) and (module.padding_idx is not None or module.max_norm is not None):
+        return False
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and (
+        isinstance(module.padding, str) or module.padding_mode != "zeros"
+    ):
+        return False
+    return all((type(module), name) in RULES for name in names)
+
+
+@contextmanager
+def _recorded(owners: Sequence[nn.Module], calls: list[Call]) -> Iterator[None]:
+    """Note input and output of each call of these modules."""
+
+    def note(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.requires_grad:
+            calls.append((module, arguments[0].detach(), output))
+
+    handles = [module.register_forward_hook(note) for module in owners]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _convolution_weight(module: nn.Module, x: Tensor, slope: Tensor, count: int) -> Tensor:
+    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    if set(module.kernel_size) == set(module.stride) == {1} and set(module.padding) == {0} and module.groups == 1:
+        return _products(slope.movedim(1, -1), x.movedim(1, -1), count)
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    weight = module.weight.contiguous(memory_format=layouts.get(x.ndim, torch.contiguous_format))
+    geometry = (module.stride, module.padding, module.dilation, False, [0] * (x.ndim - 2), module.groups)
+    parts = zip(x.chunk(count), slope.chunk(count), strict=True)
+    only_weight = [False, True, False]
+    return torch.stack(
+        [torch.ops.aten.convolution_backward(g, xs, weight, None, *geometry, only_weight)[1] for xs, g in parts]
+    )
+
+
+def _channel_sum(module: nn.Module, x: Tensor, slope: Tensor, count: int) -> Tensor:
+    del module, x
+    return slope.movedim(1, -1).reshape(count, -1, slope.shape[1]).sum(1)
+
+
+def _linear_weight(module: nn.Module, x: Tensor, slope: Tensor, count: int) -> Tensor:
+    del module
+    return _products(slope, x, count)
+
+
+def _linear_bias(module: nn.Module, x: Tensor, slope: Tensor, count: int) -> Tensor:
+    del module, x
+    return slope.reshape(count, -1, slope.shape[-1]).sum(1)
+
+
+def _norm_weight(module: nn.Module, x: Tensor, slope: Tensor, count: int) -> Tensor:
+    assert isinstance(module, nn.GroupNorm)
+    parts = zip(x.chunk(count), slope.chunk(count), strict=True)  # one patient fits a core's cache
+    return torch.stack([_norm_weight_of_one(module, xs, g) for xs, g in parts])
+
+
+def _norm_weight_of_one(module: nn.GroupNorm, x: Tensor, slope: Tensor) -> Tensor:
+    normed = functional.group_norm(x, module.num_groups, eps=module.eps).mul_(slope)
+    return normed.movedim(1, -1).reshape(-1, x.shape[1]).sum(0)
+
+
+def _embedding_weight(module: nn.Module, x: Tensor, slope: Tensor, count: int) -> Tensor:
+    assert isinstance(module, nn.Embedding)
+    rows, size = module.weight.shape
+    owner = torch.arange(count, device=x.device).repeat_interleave(x.numel() // count)
+    sums = torch.zeros(count * rows, size, device=x.device)
+    return sums.index_add_(0, x.flatten() + rows * owner, slope.reshape(-1, size)).reshape(count, rows, size)
+
+
+def _products(slope: Tensor, x: Tensor, count: int) -> Tensor:
+    """Sum over a patient's rows and positions of output gradient times input: (count, outputs, inputs)."""
+    left = slope.reshape(count, -1, slope.shape[-1]).transpose(1, 2)
+    return torch.bmm(left, x.reshape(count, -1, x.shape[-1]))
+
+
+Rule = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
+RULES: dict[tuple[type[nn.Module], str], Rule] = {
+    (nn.Linear, "weight"): _linear_weight,
+    (nn.Linear, "bias"): _linear_bias,
+    (nn.GroupNorm, "weight"): _norm_weight,
+    (nn.GroupNorm, "bias"): _channel_sum,
+    (nn.Embedding, "weight"): _embedding_weight,
+    **{(kind, "weight"): _convolution_weight for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},
+    **{(kind, "bias"): _channel_sum for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},
+}
