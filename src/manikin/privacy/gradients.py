@@ -35,7 +35,7 @@ from manikin.privacy.mechanisms import Vector, clip, round_to_zero
 from manikin.privacy.randomness import Stream
 
 VOXELS_PER_PASS = 1 << 18  # bounds memory: the draws of one patient are split into passes of at most this many voxels
-SHARED_VOXELS = 1 << 17  # of a pass that patients share
+SHARED_VOXELS = 1 << 16  # of a pass that patients share
 
 
 @dataclass
@@ -166,7 +166,7 @@ def patients_per_pass(voxels: int) -> int:
     The rule looks at sizes alone, never at a clock, so that the same request takes the same path.
 
     >>> patients_per_pass(8 * 28 * 28), patients_per_pass(8 * 32 * 48 * 32)
-    (20, 1)
+    (10, 1)
     """
     return max(1, SHARED_VOXELS // voxels)
 
