@@ -10,13 +10,12 @@ patient; this part alone carries one share of the noise, and is to be masked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from manikin.common.generators.base import Trainable
 from manikin.common.images import Patient
 from manikin.privacy.engine import DPSGD, draw_patients, in_order
-from manikin.privacy.gradients import only_private, patient_gradient, private_parameters
-from manikin.privacy.mechanisms import Vector
+from manikin.privacy.gradients import gradients, only_private, private_parameters
 from manikin.privacy.randomness import Stream
 from manikin.privacy.skellam import Scale, Shares, release_integers
 from manikin.privacy.skellam_table import Integers
@@ -47,12 +46,8 @@ def gradient_share(
         noise_multiplier=settings.noise_multiplier,
         size=sum(p.numel() for p in parameters),
     )
-    draws = stream.fork("draws")
-
-    def gradients() -> Iterator[Vector]:
-        for patient in draw_patients(in_order(patients), settings=settings, stream=stream):
-            generator = draws.fork(patient.key).torch_generator()
-            yield patient_gradient(model, parameters, patient, draws=settings.draws, generator=generator)[0]
-
+    drawn = draw_patients(in_order(patients), settings=settings, stream=stream)
     with only_private(model, parameters):
-        return release_integers(gradients(), scale=scale, shares=shares, stream=stream.fork("sum"))
+        found = gradients(model, drawn, draws=settings.draws, stream=stream.fork("draws"))
+        vectors = (gradient for gradient, _ in found)
+        return release_integers(vectors, scale=scale, shares=shares, stream=stream.fork("sum"))

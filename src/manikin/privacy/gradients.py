@@ -115,7 +115,7 @@ def add_clipped(
         share: let small patients share a pass where the model allows it; equal to rounding, and faster.
     """
     norms, losses = [], []
-    for gradient, loss in _gradients(model, drawn, draws=draws, stream=stream, share=share):
+    for gradient, loss in gradients(model, drawn, draws=draws, stream=stream, share=share):
         clipped, norm = clip(gradient, bound=bound)
         add(clipped)
         norms.append(norm)
@@ -124,10 +124,13 @@ def add_clipped(
         statistics.record(norms, losses, bound=bound)
 
 
-def _gradients(
-    model: Trainable, drawn: Sequence[Patient], *, draws: int, stream: Stream, share: bool
+def gradients(
+    model: Trainable, drawn: Sequence[Patient], *, draws: int, stream: Stream, share: bool = True
 ) -> Iterator[tuple[Vector, float]]:
-    """Gradient and loss of each patient; small patients share passes."""
+    """Gradient (float64, flat, not clipped) and loss of each patient; small patients share passes.
+
+    In the order of their sizes, and as they were given among equals.
+    """
     parameters = private_parameters(model)
     share = share and can_share(model, parameters)
     for size, group in itertools.groupby(sorted(drawn, key=_voxels), key=_voxels):

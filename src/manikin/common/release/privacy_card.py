@@ -31,9 +31,13 @@ NOT_PROTECTED = (
     "A hospital that lies about its data or does not run this software.",
     "Choices made by looking at patients outside of the plan, such as tuning by hand.",
     "Withdrawal after training: a patient's effect is bounded, not removable.",
-    "Attacks on floating-point noise (Mironov 2012) are mitigated, not excluded; side channels are not addressed.",
     "Copies: coordinator and hospitals held the weights before this release.",
 )
+NUMBERS = {
+    "local": "Attacks on floating-point noise (Mironov 2012) are mitigated, not excluded; side channels are not addressed.",
+    "distributed": "Side channels are not addressed. Noise and sums are integers, so attacks on floating-point noise do "
+    "not apply to them.",
+}
 IMAGE_UNIT = (
     "The guarantee is for one image, since the data carry no patient ids. Someone with k images is protected by the "
     "weaker guarantee of a group of k: k times ε, and a δ that grows with it."
@@ -158,7 +162,7 @@ first is smaller and the last larger.
 
 
 def _not_protected(facts: ReleaseFacts) -> list[str]:
-    return ([IMAGE_UNIT] if facts.unit == "image" else []) + list(NOT_PROTECTED)
+    return ([IMAGE_UNIT] if facts.unit == "image" else []) + list(NOT_PROTECTED) + [NUMBERS[facts.mode]]
 
 
 def _mechanism_table(facts: ReleaseFacts) -> str:
