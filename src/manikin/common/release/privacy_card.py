@@ -34,9 +34,10 @@ NOT_PROTECTED = (
     "Copies: coordinator and hospitals held the weights before this release.",
 )
 NUMBERS = {
-    "local": "Attacks on floating-point noise (Mironov 2012) are mitigated, not excluded; side channels are not addressed.",
-    "distributed": "Side channels are not addressed. Noise and sums are integers, so attacks on floating-point noise do "
-    "not apply to them.",
+    "local": "Attacks on floating-point noise (Mironov 2012) are mitigated, not excluded; side channels are not "
+    "addressed.",
+    "distributed": "Side channels are not addressed. (Noise and sums are integers: attacks on floating-point noise do "
+    "not apply to them.)",
 }
 IMAGE_UNIT = (
     "The guarantee is for one image, since the data carry no patient ids. Someone with k images is protected by the "
