@@ -2,7 +2,7 @@
 
 All numbers are integers modulo 2**64, or 2**32 where that holds the sum. Hospital i sends x_i + Σ_{j>i} m_ij -
 Σ_{j<i} m_ji, where j > i goes by name and m_ij is the ChaCha20 keystream under HKDF-SHA256 of their X25519 secret,
-bound to the digest of the whole request, the roster and both names. The sum over the whole roster is Σ x_i, exactly.
+bound to the digest of the whole request, the roster, the bound and both names. The whole roster sums to Σ x_i, exactly.
 This is the protocol of Bonawitz et al. 2017 without recovery from drop-out: n of n, or nothing. The step is then
 asked anew, as a new step with new keys.
 
