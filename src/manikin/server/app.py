@@ -136,7 +136,7 @@ class GridChannel:
             known = {kind.code for kind in ManikinError.__subclasses__()}
             return Missing(message.error.reason if message.error.reason in known else "lost")
         content = message.content
-        record = content[BODY] if BODY in content else None  # not by `array_records`, which ties a message to itself
+        record = content.get(BODY)  # not by `array_records`, which ties a message to itself
         if not isinstance(record, ArrayRecord):
             return Missing("malformed")
         frame = join({key: piece.data for key, piece in record.items()})
