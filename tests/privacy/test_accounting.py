@@ -13,7 +13,7 @@ from scipy import integrate, stats
 
 from manikin.common.errors import BudgetExhausted, Misconfigured
 from manikin.privacy.accountants import by_opacus, by_pld, by_rdp
-from manikin.privacy.accounting import CLOSENESS, Mechanism, Request, calibrate, describe, epsilon
+from manikin.privacy.accounting import CLOSENESS, Mechanism, Request, calibrate, epsilon
 
 DELTA = 1e-5
 
@@ -188,12 +188,6 @@ def test_counts_are_checked():
     ):
         with pytest.raises(Misconfigured):
             call()
-
-
-def test_a_description_says_all_that_matters():
-    assert describe([Mechanism(2.5, 0.1, 7)]) == [
-        {"kind": "gaussian", "sampling": "poisson", "noise_multiplier": 2.5, "sample_rate": 0.1, "steps": 7}
-    ]
 
 
 def test_opacus_answers_for_releases_without_sampling():

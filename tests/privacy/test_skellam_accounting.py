@@ -12,7 +12,7 @@ from manikin.common.errors import BudgetExhausted, Misconfigured
 from manikin.privacy import accounting
 from manikin.privacy.accounting import Mechanism
 from manikin.privacy.skellam import Shares
-from manikin.privacy.skellam_accounting import Request, Skellam, calibrate, describe, epsilon, statements
+from manikin.privacy.skellam_accounting import Request, Skellam, calibrate, epsilon, statements
 
 DELTA = 1e-5
 PLAN = [Skellam(5.0, size=20_000), Skellam(2.3, 0.15, 53, size=100_000)]
@@ -179,16 +179,3 @@ def test_impossible_counts_are_refused():
         epsilon(PLAN, delta=DELTA, multiplicity=0)
     with pytest.raises(Misconfigured):
         calibrate([], epsilon=1.0, delta=DELTA)
-
-
-def test_a_description_names_the_noise_and_every_number():
-    assert describe(PLAN[1:]) == [
-        {
-            "kind": "skellam",
-            "sampling": "poisson",
-            "noise_multiplier": 2.3,
-            "sample_rate": 0.15,
-            "steps": 53,
-            "size": 100_000,
-        }
-    ]

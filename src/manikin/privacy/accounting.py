@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from manikin.common.errors import BudgetExhausted, Misconfigured
 from manikin.privacy.accountants import History, bisect, by_central_limit, by_opacus, by_pld
@@ -110,11 +109,6 @@ def _check_sampling(sample_rate: float, steps: int) -> None:
 def _check_target(delta: float, multiplicity: int) -> None:
     _require(math.isfinite(delta) and 0 < delta < 1, f"δ lies between 0 and 1, not at {delta}.")
     _require(multiplicity >= 1, f"A patient is in at least one hospital, not in {multiplicity}.")
-
-
-def describe(mechanisms: Sequence[Mechanism]) -> list[dict[str, Any]]:
-    """The mechanisms as JSON values, for plans, ledgers and privacy cards."""
-    return [{"kind": "gaussian", "sampling": "poisson", **asdict(mechanism)} for mechanism in mechanisms]
 
 
 def epsilon(mechanisms: Sequence[Mechanism], *, delta: float, multiplicity: int = 1) -> Epsilon:

@@ -22,9 +22,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -114,11 +113,6 @@ class Statements:
     release: Epsilon
     collusion: Epsilon
     broken: Epsilon
-
-
-def describe(mechanisms: Sequence[Skellam]) -> list[dict[str, Any]]:
-    """The mechanisms as JSON values, for plans, ledgers and privacy cards."""
-    return [{"kind": "skellam", "sampling": "poisson", **asdict(mechanism)} for mechanism in mechanisms]
 
 
 def epsilon(mechanisms: Sequence[Skellam | Mechanism], *, delta: float, multiplicity: int = 1) -> Epsilon:
