@@ -58,8 +58,8 @@ NOTES = f"""
   does, and 64 bits otherwise. The second row has the same numbers under a larger bound.
 - "All share masks" is the peer nearest to equal secrecy: every hospital masks against every other (`num_shares` all,
   threshold ⅔; so many of them with the server still open one, against all but one of Manikin's). With {FEW_SHARES}
-  shares (Flower's example) a hospital masks against two others, and those two with the server see it. The number wanted, a
-  round at least {ALLOWED_RATIO:.0f} times faster, is for the first.
+  shares (Flower's example) a hospital masks against two others, and those two with the server see it. The number
+  wanted, a round at least {ALLOWED_RATIO:.0f} times faster, is for the first.
 - SecAgg+ goes on when hospitals drop out, which costs it shares and a second mask; Manikin's sum does not go on. Masks
   of SecAgg+ come from NumPy's Mersenne Twister under a seed folded to 32 bits; ours from ChaCha20 under 256 bits.
 - Error on integers: the largest difference to the sum in exact arithmetic. Error of the mean: against float64, rounding
