@@ -32,6 +32,7 @@ STUDIES = Path(__file__).parent / "studies"
 TEST = "test"
 SHUFFLE_SEED = 2026
 MEDNIST_TEST = 2000
+PHANTOM_HOSPITALS, PHANTOM_PATIENTS, PHANTOM_TEST = ("north", "south", "coast"), 1670, 500
 LGG_SITES = ("CS", "DU", "FG", "HT")
 
 
@@ -154,11 +155,31 @@ def _hippocampus(root: Path, work: Path) -> list[Source]:
     return sources
 
 
+def _phantoms(root: Path, work: Path) -> list[Source]:
+    """Simulated patients of the demo's three hospitals, with a rare finding, and as many again of each as a test."""
+    from manikin.common import phantoms
+
+    del root
+    sources, aside = [], []
+    for number, name in enumerate(PHANTOM_HOSPITALS):
+        people = phantoms.population(name, "chest-xr")
+        count = PHANTOM_PATIENTS + PHANTOM_TEST
+        scans = phantoms.simulate(people, shape=(32, 32), count=count, seed=SHUFFLE_SEED + number)
+        images, names = np.round((scans.images[:, 0] + 1) * 127.5).astype(np.uint8), np.array(scans.class_names)
+        patients = np.array([f"{name}-{i}" for i in range(count)])
+        rows = slice(PHANTOM_PATIENTS)
+        sources.append(_npz(work, name, images[rows], scans.labels[rows], names, patients=patients[rows]))
+        aside.append((images[PHANTOM_PATIENTS:], scans.labels[PHANTOM_PATIENTS:], patients[PHANTOM_PATIENTS:]))
+    images, labels, patients = (np.concatenate(part) for part in zip(*aside, strict=True))
+    return [*sources, _npz(work, TEST, images, labels, names, patients=patients)]
+
+
 DATASETS: dict[str, Callable[[Path, Path], list[Source]]] = {
     "pneumonia": _pneumonia,
     "mednist": _mednist,
     "lgg": _lgg,
     "hippocampus": _hippocampus,
+    "phantoms": _phantoms,
 }
 
 

@@ -31,11 +31,13 @@ from manikin.embedded.grid import take_identity
 
 FIRST_NODE = 100
 STEP = 1e-3  # hospital i moves every weight by i + 1 times this
+WEIGHTS = "net."  # what training may move, of all tensors of a state
 
 
 def moved(arrays: Arrays, index: int) -> dict[str, Any]:
     """What hospital `index` gives back."""
-    return {name: array + np.float32((index + 1) * STEP) for name, array in arrays.items()}
+    by = np.float32((index + 1) * STEP)
+    return {name: array + by if name.startswith(WEIGHTS) else array for name, array in arrays.items()}
 
 
 class Hospitals:

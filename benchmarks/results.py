@@ -25,6 +25,8 @@ COLUMNS = (
     "AUC",
     "balanced accuracy",
     "Fréchet",
+    "kernel",
+    "recall of rare",
     "runs",
     "audits",
     "s a run",
@@ -79,7 +81,8 @@ def table(lines: Sequence[Line]) -> str:
         groups.setdefault((line["dataset"], line["family"], line["epsilon"], line["unit"]), []).append(line)
     rows = [COLUMNS, ("---",) * len(COLUMNS)]
     for (dataset, family, epsilon, unit), runs in groups.items():
-        scores = [_mean(run[key] for run in runs) for key in ("auc", "balanced_accuracy", "frechet")]
+        keys = ("auc", "balanced_accuracy", "frechet", "kernel", "recall_of_rare")
+        scores = [_mean(run.get(key) for run in runs) for key in keys]
         seconds = f"{np.mean([run['seconds'] for run in runs]):.0f}"
         limit = "∞" if epsilon is None else f"{epsilon:g}"
         rows.append((dataset, family, limit, unit, *scores, str(len(runs)), _verdicts(runs), seconds))

@@ -27,22 +27,27 @@ def test_studies_are_valid(repository, name):
 
 
 def test_every_study_file_is_used(utility):
-    assert {case.study for case in utility.cases(quick=False)} == {path.stem for path in utility.STUDIES.glob("*.toml")}
+    used = {case.study for group in utility.GROUPS for case in utility.cases(group)}
+    assert used | {"pneumonia_distributed"} == {path.stem for path in utility.STUDIES.glob("*.toml")}
 
 
 def test_cases_have_names_of_their_own_and_cover_the_question(utility):
-    cases = list(utility.cases(quick=False))
-    assert len({case.name for case in cases}) == len(cases)
+    cases = list(utility.cases("local"))
+    every = [case for group in utility.GROUPS for case in utility.cases(group)]
+    assert len({case.name for case in every}) == len(set(every))
     for epsilon in (1.0, 3.0):
         for family in ("moments", "diffusion", utility.DIRECT, utility.ALONE):
             runs = [c for c in cases if (c.dataset, c.family, c.epsilon) == ("pneumonia", family, epsilon)]
             assert sorted(case.seed for case in runs) == [0, 1, 2]
-    assert set(utility.cases(quick=True)) <= set(cases)
+    for group in utility.GROUPS:
+        assert set(utility.cases(group, quick=True)) <= set(utility.cases(group))
 
 
 def test_each_federation_has_noise_of_its_own(utility):
     federations = [
-        c for c in utility.cases(quick=False) if c.family not in (utility.REAL, utility.DIRECT, utility.PHANTOMS)
+        c
+        for c in {c for g in utility.GROUPS for c in utility.cases(g)}
+        if c.family not in (utility.REAL, utility.DIRECT, utility.PHANTOMS)
     ]
     names = [utility.case_study(case).name for case in federations]
     assert len(set(names)) == len(names)

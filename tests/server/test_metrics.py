@@ -162,7 +162,7 @@ def test_every_phase_of_the_rounds_has_its_word(plan, run):
             return dict.fromkeys(tasks, Missing("lost")).items()
 
     conducted = rounds.Rounds(plan, Nobody(), Checkpoints(run, plan.digest), phase=rounds.silent)
-    titles += [conducted._title(step) for step in plan.steps()]
+    titles += [conducted.asking._title(step) for step in plan.steps()]
     source = (rounds.__file__, sys.modules["manikin.server.networked"].__file__)
     for file in source:
         text = Path(file).read_text()

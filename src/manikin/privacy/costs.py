@@ -4,7 +4,7 @@ A cost is a Gaussian sum that one hospital noises by itself (`accounting.Mechani
 hospital noises a share (`skellam_accounting.Skellam`). A plan has one kind only.
 
 >>> round(total([Skellam(2.5, size=100)], delta=1e-5).value, 2), list(total([Mechanism(2.5)], delta=1e-5).accountants)
-(1.75, ['pld', 'opacus'])
+(1.69, ['pld', 'opacus'])
 """
 
 from __future__ import annotations
