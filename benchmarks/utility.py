@@ -140,7 +140,8 @@ def _grid_cases(quick: bool) -> Iterator[Case]:
                     for family, study in _families(dataset):
                         yield Case(dataset, family, study, epsilon, seed, mode)
             for dataset in ("pneumonia", "mednist", "lgg", "phantoms"):
-                yield Case(dataset, DIRECT, dataset, epsilon, seed)
+                study = "pneumonia_moments" if dataset == "pneumonia" else dataset
+                yield Case(dataset, DIRECT, study, epsilon, seed)
             yield Case("pneumonia", ALONE, "pneumonia_moments", epsilon, seed)
 
 
