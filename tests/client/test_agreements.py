@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from manikin.client.agreements import approve, refuse, require_approval, review
 from manikin.client.cohort import Cohort, Hospital
 from manikin.client.egress import EgressLog
 from manikin.client.policy import pin_lines, revoked_lines
+from manikin.common import generators
 from manikin.common.agreements import Approval, PlanDocument, Refusal, read, write
 from manikin.common.errors import BudgetExhausted, Misconfigured, PolicyRefusal, VerificationFailed
 from manikin.common.keys import SigningKey
@@ -70,6 +72,17 @@ def charge(north, plan):
     privacy = plan.study.privacy
     cost = Charge(patients, privacy.epsilon, privacy.delta, 8.0, 2e-5)
     ledger.reserve(plan.digest, 1, bytes(32), Mechanism(5.0), charge=cost)
+
+
+def test_a_person_may_look_at_a_plan_that_the_policy_refuses_and_nothing_of_its_size_is_made(
+    north, make_plan, monkeypatch
+):
+    monkeypatch.setattr(generators, "create", lambda spec: pytest.fail("a generator was made"))
+    file = north / "policy.toml"
+    file.write_text(file.read_text().replace("[[8, 8]]", "[[7, 7]]"))
+    held = review(north, document(make_plan()), today=TODAY)
+    assert "shape of images" in [ruling.rule for ruling in held.rulings if not ruling.holds]
+    assert {part.size_bytes for part in held.leaves} == {math.inf}
 
 
 def test_a_vault_follows_a_plan_once_it_is_approved(north, make_plan):

@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import math
 import re
 import tomllib
 from dataclasses import replace
@@ -199,16 +200,22 @@ def test_what_leaves_is_told_stage_by_stage(plan):
     assert 1000 < train.size_bytes < 1_000_000
 
 
-@pytest.mark.parametrize("options", [{"coefficients": -1}, {"nonsense": 1}, {"coefficients": "many"}])
+@pytest.mark.parametrize(
+    "options", [{"coefficients": -1}, {"nonsense": 1}, {"coefficients": "many"}, {"coefficients": 1 << 40}]
+)
 def test_a_generator_that_cannot_be_made_is_refused(hospital, study_dict, options):
     study_dict["stage"][1].update(options)
     assert "bytes at once" in refusal(load(hospital, policy_text()), agree(study_dict, hospital))
 
 
-def test_a_huge_shape_is_refused_before_anything_of_that_size_is_made(hospital, study_dict, monkeypatch):
-    study_dict["data"]["shape"] = [1 << 40, 1 << 40]
-    monkeypatch.setattr(module, "what_leaves", lambda plan: pytest.fail("a generator was made"))
-    assert "shape of images" in refusal(load(hospital, policy_text()), agree(study_dict, hospital))
+@pytest.mark.parametrize(
+    ("rule", "limits"), [("shape of images", {"shapes": [[7, 8]]}), ("generator families", {"families": ["moments"]})]
+)
+def test_sizes_are_reckoned_only_of_families_and_shapes_that_are_allowed(hospital, plan, monkeypatch, rule, limits):
+    monkeypatch.setattr(module.generators, "create", lambda spec: pytest.fail("a generator was made"))
+    policy = load(hospital, policy_text(**limits))
+    assert rule in refusal(policy, plan)
+    assert [part.size_bytes for part in policy.what_leaves(plan)] == [math.inf, math.inf]
 
 
 def test_no_patient_is_looked_at(hospital, plan, monkeypatch):

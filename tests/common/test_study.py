@@ -62,6 +62,8 @@ def test_epsilon_is_positive_and_finite(raw, value):
         (("data", "split"), {"train": 0.9, "holdout": 0.2, "calibration": 0.1}, "sum to 1"),
         (("audit", "epsilon_share"), 0.6, "more than 1"),
         (("name",), "../escape", "name"),
+        (("stage", 2), {"kind": "train", "steps": 1 << 40, "rounds": 1 << 40}, "rounds"),
+        (("stage",), [{"kind": "release", "family": "moments", "epsilon_share": 0.01}] * 33, "at most 32"),
     ],
 )
 def test_contradictions_are_named(raw, path, value, says):

@@ -23,7 +23,7 @@ from manikin.client.cohort.hospital import Hospital
 from manikin.client.cohort.store import Store
 from manikin.client.egress import EgressLog
 from manikin.client.enrolment import put_out
-from manikin.client.policy import Part, Policy, Ruling, what_leaves
+from manikin.client.policy import Part, Policy, Ruling
 from manikin.common import agreements
 from manikin.common.agreements import Approval, Refusal
 from manikin.common.errors import BudgetExhausted, Misconfigured, PolicyRefusal, VerificationFailed
@@ -110,12 +110,13 @@ def review(folder: Path, content: bytes, *, today: datetime.date) -> Review:
     Raises:
         VerificationFailed: it is no plan, or not signed by the coordinator that it names.
         PolicyRefusal: this hospital has no policy.
-        Misconfigured: the policy is damaged, or the folder is no hospital.
+        Misconfigured: the policy is damaged, the folder is no hospital, or the plan's numbers are none that can be
+            accounted for.
     """
     plan = agreements.agreed_plan(content)
     policy = Policy.load(folder)
     costs, rulings = plan_epsilon(plan), policy.rulings(plan, today=today)
-    return Review(plan, tuple(what_leaves(plan)), costs, _life(folder, plan, policy), rulings)
+    return Review(plan, tuple(policy.what_leaves(plan)), costs, _life(folder, plan, policy), rulings)
 
 
 def approve(folder: Path, content: bytes, *, today: datetime.date) -> Path:

@@ -223,18 +223,27 @@ class Policy:
     def _extent(self, plan: Plan) -> Iterator[Ruling]:
         limits, data = self.limits, plan.study.data
         yield _least("smallest cohort", data.patients_min, limits.patients_min)
-        asked = {plan.study.generator.family} | {s.family for s in plan.study.stage if isinstance(s, ReleaseStage)}
-        known = asked <= set(limits.families)
-        yield Ruling("generator families", _list(sorted(asked)), _list(limits.families), known)
-        small = any(
-            len(data.shape) == len(most) and all(a <= b for a, b in zip(data.shape, most, strict=True))
-            for most in limits.shapes
-        )
-        yield Ruling("shape of images", _shape(data.shape), "at most " + _list(map(_shape, limits.shapes)), small)
+        families = _list(sorted(_families(plan)))
+        yield Ruling("generator families", families, _list(limits.families), self._knows_families(plan))
+        shapes = "at most " + _list(map(_shape, limits.shapes))
+        yield Ruling("shape of images", _shape(data.shape), shapes, self._allows_shape(plan))
         times = sum(step.action in CHARGED for step in plan.steps())
         yield _most("messages with content", times, limits.rounds_max)
-        largest = max(what_leaves(plan), key=lambda part: part.size_bytes).size_bytes if known and small else math.inf
-        yield _most("bytes at once", largest, limits.bytes_out_max)
+        yield _most("bytes at once", max(part.size_bytes for part in self.what_leaves(plan)), limits.bytes_out_max)
+
+    def what_leaves(self, plan: Plan) -> list[Part]:
+        """All that a plan lets out; sizes are reckoned only of families and shapes that are allowed, else infinite."""
+        return what_leaves(plan, measured=self._knows_families(plan) and self._allows_shape(plan))
+
+    def _knows_families(self, plan: Plan) -> bool:
+        return _families(plan) <= set(self.limits.families)
+
+    def _allows_shape(self, plan: Plan) -> bool:
+        shape = plan.study.data.shape
+        return any(
+            len(shape) == len(most) and all(a <= b for a, b in zip(shape, most, strict=True))
+            for most in self.limits.shapes
+        )
 
 
 @dataclass(frozen=True)
@@ -252,24 +261,36 @@ class Part:
     size_bytes: float
 
 
-def what_leaves(plan: Plan) -> list[Part]:
-    """All that a plan lets out of a hospital beside acknowledgements, stage by stage."""
-    return [_part(plan, n) for n, stage in enumerate(plan.study.stage) if not isinstance(stage, PretrainStage)]
+def what_leaves(plan: Plan, *, measured: bool = True) -> list[Part]:
+    """All that a plan lets out of a hospital beside acknowledgements, stage by stage.
+
+    Args:
+        plan: the plan.
+        measured: reckon sizes, for which each generator is made once; else they are infinite.
+    """
+    charged = [n for n, stage in enumerate(plan.study.stage) if not isinstance(stage, PretrainStage)]
+    parts = [_part(plan, n) for n in charged]
+    return [Part(what, times, _size(measure) if measured else math.inf) for what, times, measure in parts]
 
 
-def _part(plan: Plan, number: int) -> Part:
+def _part(plan: Plan, number: int) -> tuple[str, int, Callable[[], int]]:
+    """What leaves in a stage, how often, and how to measure it."""
     stage, family = plan.study.stage[number], plan.study.generator.family
     masked = plan.study.federation.distributed
     hidden = ", under the masks of a secure sum" if masked else ""
     if isinstance(stage, ReleaseStage):
         what = f"one noised sum of {stage.family} statistics{hidden}"
-        return Part(what, 1 + stage.spares, _size(lambda: NUMBER_BYTES * stage_size(plan, number)))
+        return what, 1 + stage.spares, lambda: NUMBER_BYTES * stage_size(plan, number)
     assert isinstance(stage, TrainStage)
     if masked:
         what = f"one noised sum of {family} gradients{hidden}"
-        return Part(what, stage.rounds, _size(lambda: NUMBER_BYTES * stage_size(plan, number)))
+        return what, stage.rounds, lambda: NUMBER_BYTES * stage_size(plan, number)
     spec = plan.generator_spec()
-    return Part(f"{family} weights after private training", stage.rounds, _size(lambda: _state_bytes(spec)))
+    return f"{family} weights after private training", stage.rounds, lambda: _state_bytes(spec)
+
+
+def _families(plan: Plan) -> set[str]:
+    return {plan.study.generator.family} | {s.family for s in plan.study.stage if isinstance(s, ReleaseStage)}
 
 
 def _state_bytes(spec: GeneratorSpec) -> int:

@@ -26,6 +26,7 @@ Positive = Annotated[Finite, Field(gt=0)]
 Share = Annotated[Finite, Field(ge=0, le=1)]
 Rate = Annotated[Finite, Field(gt=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
+STAGES_MAX, ROUNDS_MAX = 32, 10_000
 
 
 class Section(BaseModel):
@@ -178,7 +179,7 @@ class TrainStage(Section):
     batch_size: Count
     draws: Count
     steps: Count
-    rounds: Count
+    rounds: Annotated[int, Field(gt=0, le=ROUNDS_MAX)]
     clip: Positive
     learning_rate: Positive
     ema: Annotated[Finite, Field(ge=0, lt=1)] = 0.0
@@ -217,7 +218,7 @@ class Study(Section):
     privacy: Privacy
     federation: Federation
     generator: GeneratorChoice
-    stage: tuple[Stage, ...] = Field(min_length=1)
+    stage: tuple[Stage, ...] = Field(min_length=1, max_length=STAGES_MAX)
     audit: Audit
 
     @model_validator(mode="after")

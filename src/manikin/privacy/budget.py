@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,10 +14,13 @@ from manikin.common.images import Patient
 from manikin.common.plan import Plan
 from manikin.common.study import PretrainStage, ReleaseStage, TrainStage
 from manikin.privacy import costs
-from manikin.privacy.accounting import Mechanism
+from manikin.privacy.accountants import by_central_limit
+from manikin.privacy.accounting import NOISE_MAX, NOISE_MIN, STEPS_MAX, Mechanism
 from manikin.privacy.costs import Cost, Total
 from manikin.privacy.skellam import Scale, Shares
 from manikin.privacy.skellam_accounting import Skellam, Statements, statements
+
+DELTA_MIN, RATE_MIN, EPSILON_MAX = 1e-12, 1e-6, 200.0
 
 
 def stage_mechanism(plan: Plan, number: int) -> Cost:
@@ -82,10 +86,15 @@ def plan_epsilon(plan: Plan) -> Total:
 
     In distributed mode: against `collusion` hospitals that work with the server.
 
+    Raises:
+        Misconfigured: its numbers are none that `propose` gives. A plan comes from another party, and accountants ask
+            for memory without end where there is hardly any noise, or hardly any chance to be drawn.
+
     Guarantee: add/remove one patient; the larger of all accountants is `value`.
     """
-    privacy = plan.study.privacy
-    return costs.total(plan_mechanisms(plan), delta=privacy.delta, multiplicity=privacy.multiplicity)
+    privacy, mechanisms = plan.study.privacy, plan_mechanisms(plan)
+    _check_ranges(mechanisms, privacy.delta, privacy.multiplicity)
+    return costs.total(mechanisms, delta=privacy.delta, multiplicity=privacy.multiplicity)
 
 
 def plan_statements(plan: Plan) -> Statements | None:
@@ -99,3 +108,20 @@ def plan_statements(plan: Plan) -> Statements | None:
     shares = Shares(hospitals=federation.quorum, colluding=federation.collusion)
     skellam = [cost for cost in plan_mechanisms(plan) if isinstance(cost, Skellam)]
     return statements(skellam, shares=shares, delta=privacy.delta, multiplicity=privacy.multiplicity)
+
+
+def _check_ranges(mechanisms: Sequence[Cost], delta: float, multiplicity: int) -> None:
+    history = [(m.noise_multiplier, m.sample_rate, m.steps * multiplicity) for m in mechanisms]
+    sound = (
+        delta >= DELTA_MIN
+        and all(NOISE_MIN <= noise <= NOISE_MAX and rate >= RATE_MIN for noise, rate, _ in history)
+        and sum(steps for *_, steps in history) <= STEPS_MAX
+        and by_central_limit(history, delta) <= EPSILON_MAX
+    )
+    if not sound:
+        raise Misconfigured(
+            "The plan's cost is not reckoned.",
+            f"It has noise outside {NOISE_MIN:g} to {NOISE_MAX:g}, a sample rate below {RATE_MIN:g}, δ below "
+            f"{DELTA_MIN:g}, more than {STEPS_MAX} steps, or would cost ε of more than {EPSILON_MAX:g}.",
+            "Ask the coordinator for another plan.",
+        )

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from manikin.common.errors import Misconfigured
-from manikin.common.generators.base import Generator, GeneratorSpec, Releasable, Trainable, TrainableGenerator
+from manikin.common.generators.base import (
+    Generator,
+    GeneratorSpec,
+    Releasable,
+    Trainable,
+    TrainableGenerator,
+    check_extent,
+)
 
 _FAMILIES = {
     "moments": ("manikin.common.generators.moments", "Moments"),
@@ -23,10 +30,10 @@ def families() -> tuple[str, ...]:
 
 
 def create(spec: GeneratorSpec) -> Generator:
-    """An untrained generator of the spec's family.
+    """An untrained generator of the spec's family. What a spec asks for is bounded before anything is made.
 
     Raises:
-        Misconfigured: the family is unknown, or an option is.
+        Misconfigured: the family is unknown, an option is, or the generator would be too large.
     """
     if spec.family not in _FAMILIES:
         raise Misconfigured(
@@ -34,6 +41,7 @@ def create(spec: GeneratorSpec) -> Generator:
             f"The families are {', '.join(_FAMILIES)}.",
             "Change [generator] family in the study.",
         )
+    check_extent(spec)
     module, name = _FAMILIES[spec.family]
     generator: Generator = getattr(import_module(module), name)(spec)
     return generator

@@ -16,6 +16,10 @@ from torch import Tensor
 from manikin.common.errors import Misconfigured, ProtocolViolation
 from manikin.common.images import Patient
 
+AXIS_MAX = 2048  # a cosine transform holds the square of it
+VOXELS_MAX = 1 << 24  # 256 cubed
+STATE_VALUES_MAX = 1 << 26  # a quarter of what a task may carry, in float32
+
 
 @dataclass(frozen=True)
 class GeneratorSpec:
@@ -117,11 +121,46 @@ class Releasable(Protocol):
         ...
 
 
-def read_options(spec: GeneratorSpec, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec's options over a family's defaults.
+def check_extent(spec: GeneratorSpec) -> None:
+    """Refuse images that no family is made for, before anything of their size is.
 
     Raises:
-        Misconfigured: an option is unknown, or not of its default's type.
+        Misconfigured: an image is empty or too large, or there are too many for one of each class.
+    """
+    voxels = spec.channels * math.prod(spec.shape)
+    if not 0 < voxels <= VOXELS_MAX or not all(0 < size <= AXIS_MAX for size in spec.shape):
+        raise Misconfigured(
+            f"No generator is made for images of {spec.channels} × {' × '.join(map(str, spec.shape))} values.",
+            f"An axis has 1 to {AXIS_MAX}, and all have at most {VOXELS_MAX}.",
+            "Correct [data] shape and channels.",
+        )
+    check_state_size(len(spec.labels) * voxels)
+
+
+def check_state_size(values: int) -> None:
+    """Refuse a state before it is made.
+
+    Raises:
+        Misconfigured: it would hold more values than a generator may.
+    """
+    if values > STATE_VALUES_MAX:
+        raise Misconfigured(
+            f"The generator would hold {values} numbers.",
+            f"At most {STATE_VALUES_MAX} are allowed.",
+            "Choose smaller options, smaller images or fewer labels.",
+        )
+
+
+def read_options(spec: GeneratorSpec, defaults: Mapping[str, Any], most: Mapping[str, float]) -> dict[str, Any]:
+    """The spec's options over a family's defaults.
+
+    Args:
+        spec: whose options.
+        defaults: every option of the family.
+        most: the largest value of each option that is a number.
+
+    Raises:
+        Misconfigured: an option is unknown, not of its default's type, or out of range.
     """
     unknown = sorted(set(spec.options) - set(defaults))
     if unknown:
@@ -134,9 +173,9 @@ def read_options(spec: GeneratorSpec, defaults: Mapping[str, Any]) -> dict[str, 
         wanted = (int, float) if isinstance(defaults[name], float) else type(defaults[name])
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
             raise Misconfigured(f"The option {name!r} should be like {defaults[name]!r}.", "", "Correct the study.")
-        if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
+        if isinstance(value, (int, float)) and not 0 <= value <= most[name]:
             raise Misconfigured(
-                f"The option {name!r} must be a finite number and not negative.", "", "Correct the study."
+                f"The option {name!r} must be a number from 0 to {most[name]:g}.", "", "Correct the study."
             )
     return {**defaults, **spec.options}
 

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from manikin.common.errors import Misconfigured
-from manikin.common.generators.base import GeneratorSpec, check_state, read_options
+from manikin.common.generators.base import GeneratorSpec, check_state, check_state_size, read_options
 from manikin.common.generators.moments import Moments
-from manikin.common.generators.unet import UNet, UNetShape
+from manikin.common.generators.unet import UNet, UNetShape, count_parameters
 
 OPTIONS = {
     "channels": 16,
@@ -39,6 +39,17 @@ OPTIONS = {
     "sampler_steps": 6,
     "start_noise": 1.5,
     "adapt_steps": 500,
+}
+MOST = {
+    "channels": 1024,
+    "levels": 8,
+    "embedding": 1024,
+    "patch": 8,
+    "label_dropout": 1.0,
+    "guidance": 100.0,
+    "sampler_steps": 1000,
+    "start_noise": 100.0,
+    "adapt_steps": 1_000_000,
 }
 SIGMA_DATA, SIGMA_MIN, BLIND_SIGMA, RHO = 0.5, 0.02, 20.0, 5.0
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
@@ -54,11 +65,12 @@ class Diffusion:
 
     def __init__(self, spec: GeneratorSpec) -> None:
         self.spec = spec
-        self.options = read_options(spec, OPTIONS)
+        self.options = read_options(spec, OPTIONS, MOST)
         classes = len(spec.labels)
         width, levels = int(self.options["channels"]), int(self.options["levels"])
         size, patch = int(self.options["embedding"]), int(self.options["patch"])
         shape = UNetShape(spec.spatial_dims, spec.channels, classes, width, levels, size, patch)
+        check_state_size(count_parameters(shape))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.net = UNet(shape)

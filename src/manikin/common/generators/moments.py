@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from manikin.common.errors import BadData, Misconfigured
-from manikin.common.generators.base import GeneratorSpec, check_state, read_options
+from manikin.common.generators.base import GeneratorSpec, check_state, check_state_size, read_options
 from manikin.common.generators.features import FeatureMap
 from manikin.common.generators.fitting import Sums, fit_amplitudes, fit_covariances, fit_means
 from manikin.common.generators.shrinkage import symmetric_power
@@ -32,6 +32,7 @@ from manikin.common.generators.transforms import CosineBasis
 from manikin.common.images import Patient
 
 OPTIONS = {"coefficients": 49, "middle": 0, "bands": 6, "bank": 512, "prior": "phantoms"}
+MOST = {"coefficients": 1024, "middle": 1 << 20, "bands": 16, "bank": 1 << 16}
 # Shares of the squared norm bound: count, means, second moments, middle means, band amplitudes and
 # their squares; a block without coordinates leaves its share to the others.
 SHARES = {"count": 0.04, "mean": 0.24, "second": 0.64, "middle": 0.24, "amplitude": 0.04, "power": 0.04}
@@ -44,11 +45,12 @@ class Moments:
 
     def __init__(self, spec: GeneratorSpec) -> None:
         self.spec = spec
-        self.options = read_options(spec, OPTIONS)
+        self.options = read_options(spec, OPTIONS, MOST)
         if self.options["prior"] not in ("phantoms", "texture") or not self.options["coefficients"]:
             raise Misconfigured("prior is phantoms or texture, and coefficients at least 1.", "", "Correct the study.")
         voxels = spec.channels * math.prod(spec.shape)
         self.count = min(int(self.options["coefficients"]), voxels)
+        check_state_size(len(spec.labels) * self.count**2)
         basis = CosineBasis(spec.channels, spec.shape, self.count)
         self.features = FeatureMap(basis, middle=int(self.options["middle"]), bands=int(self.options["bands"]))
         self.upper = torch.triu_indices(self.count, self.count)

@@ -128,6 +128,16 @@ class UNet(nn.Module):
         }
 
 
+def count_parameters(shape: UNetShape) -> int:
+    """Numbers in all parameters of a network, without making them.
+
+    >>> count_parameters(UNetShape(spatial_dims=3, channels=1, classes=2, width=1024, levels=8))
+    4369207128
+    """
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in UNet(shape).parameters())
+
+
 def shrink(x: Tensor) -> Tensor:
     """Half the resolution by averaging; odd sizes round up."""
     return POOLS[x.ndim - 2](x, 2, ceil_mode=True)
