@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS := 1
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test test-slow check bench bench-network bench-secure-sum install clean
+.PHONY: demo test test-slow check bench bench-quick bench-grid bench-engine bench-secure-sum bench-aggregate bench-sample \
+	bench-utility bench-distributed bench-network install clean
 
 demo: install
 	$(BIN)/manikin demo --out demo
@@ -25,14 +26,28 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
-	PYTHONSAFEPATH= $(BIN)/python benchmarks/utility.py
+# Pages and JSON lines go to benchmarks/RESULTS.md and results.jsonl; `bench` takes under 90 minutes on two cores.
+BENCHES := engine secure_sum aggregate sample utility
+BENCH := PYTHONSAFEPATH= $(BIN)/python benchmarks
 
-bench-network: install
-	PYTHONSAFEPATH= $(BIN)/python benchmarks/network.py
+bench: install
+	set -e; for name in $(BENCHES); do $(BENCH)/$$name.py; done; $(BENCH)/utility.py --group distributed
+
+bench-quick: install
+	set -e; for name in $(BENCHES); do $(BENCH)/$$name.py --quick; done
+
+# A night or more, case by case: stop it and run it again. ROUND=NAME goes on over commits.
+bench-grid: install
+	$(BENCH)/utility.py --group grid $(if $(ROUND),--round '$(ROUND)')
+
+bench-engine bench-aggregate bench-sample bench-utility bench-network: bench-%: install
+	$(BENCH)/$*.py
+
+bench-distributed: install
+	$(BENCH)/utility.py --group distributed
 
 bench-secure-sum: install
-	PYTHONSAFEPATH= $(BIN)/python benchmarks/secure_sum.py
+	$(BENCH)/secure_sum.py
 
 install: $(VENV)/installed
 

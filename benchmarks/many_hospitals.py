@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import threading
-import time
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -30,14 +29,13 @@ from manikin.common.wire import Arrays, Reply
 from manikin.embedded.grid import take_identity
 
 FIRST_NODE = 100
-STEP = 1e-3  # hospital i moves every weight by i + 1 times this
-WEIGHTS = "net."  # what training may move, of all tensors of a state
+STEP = 1e-3  # hospital i moves each weight by i + 1 times this
 
 
-def moved(arrays: Arrays, index: int) -> dict[str, Any]:
-    """What hospital `index` gives back."""
-    by = np.float32((index + 1) * STEP)
-    return {name: array + by if name.startswith(WEIGHTS) else array for name, array in arrays.items()}
+def moved(arrays: Arrays, index: float) -> dict[str, Any]:
+    """What hospital `index` gives back: every weight of the network moved."""
+    step = np.float32((index + 1) * STEP)
+    return {name: array + step if name.startswith("net.") else array for name, array in arrays.items()}
 
 
 class Hospitals:
@@ -98,7 +96,7 @@ def serve(pipe: Connection, count: int) -> None:
 
 
 class ObjectGrid(Grid):
-    """Flower's Grid over the other process. `waited` is the time in which hospitals made their answers.
+    """Flower's Grid over the other process.
 
     Args:
         signing: how many hospitals of Manikin's there are, with keys; none for clients of plain Flower.
@@ -115,7 +113,6 @@ class ObjectGrid(Grid):
         self._lock = threading.Lock()
         self._sent: dict[str, Message] = {}
         self._count = 0
-        self.waited = 0.0
 
     def _ask(self, **request: Any) -> bytes:
         with self._lock:
@@ -149,9 +146,7 @@ class ObjectGrid(Grid):
         return [self._pull(self._sent.pop(identity)) for identity in message_ids if identity in self._sent]
 
     def _pull(self, message: Message) -> Message:
-        started = time.monotonic()
         made = json.loads(self._ask(kind="answer", index=message.metadata.dst_node_id - FIRST_NODE))
-        self.waited += time.monotonic() - started
         contents = pull_objects(made["objects"], lambda identity: self._ask(kind="object", id=identity))
         content = inflate_object_from_contents(made["objects"][-1], contents)
         assert isinstance(content, RecordDict)

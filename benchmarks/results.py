@@ -16,7 +16,7 @@ import numpy as np
 from manikin.common.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
-WATCHED = ("src", "benchmarks", "pyproject.toml", ":!benchmarks/RESULTS.md")
+WATCHED = ("src", "benchmarks", "pyproject.toml", ":!benchmarks/RESULTS.md", ":!benchmarks/results.jsonl")
 COLUMNS = (
     "data",
     "learned by",
@@ -65,11 +65,16 @@ def append(path: Path, line: Line) -> None:
         os.fsync(file.fileno())
 
 
-def answers(lines: Iterable[Line], *, commit: str) -> dict[str, Line]:
-    """The first line of each case at one commit: a run that an audit stopped stays stopped, however often one asks."""
+def answers(lines: Iterable[Line], *, series: str) -> dict[str, Line]:
+    """The first line of each case in one series: a run that an audit stopped stays stopped, however often one asks.
+
+    Args:
+        lines: of a journal.
+        series: a commit, or the name of a round that goes over several.
+    """
     found: dict[str, Line] = {}
     for line in lines:
-        if line["commit"] == commit:
+        if line.get("round", line["commit"]) == series:
             found.setdefault(line["case"], line)
     return found
 

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,7 +50,7 @@ GROUPS = ("local", "distributed", "grid")
 CLASSIFIERS = 2
 PICTURES = 10
 SECTIONS = {"local": "utility", "distributed": "utility-distributed", "grid": "utility-grid"}
-COMMANDS = {"local": "make bench", "distributed": "make bench-distributed", "grid": "make bench-grid"}
+COMMANDS = {"local": "make bench-utility", "distributed": "make bench-distributed", "grid": "make bench-grid"}
 HEADINGS = {
     "local": "## Usefulness of releases",
     "distributed": "## Usefulness of releases, distributed mode",
@@ -334,6 +334,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=default_work(), help="folder for hospitals, runs and JSON lines")
     parser.add_argument("--quick", action="store_true", help="one federation and its references")
     parser.add_argument("--group", choices=GROUPS, default="local", help="which cases; grid takes a night")
+    parser.add_argument("--round", default="", help="name of a series that goes over several commits")
+    parser.add_argument("--json", action="store_true", help="only JSON lines, no table")
     parser.add_argument("--only", default="", help="run only cases whose name holds this text")
     parser.add_argument(
         "--out", type=Path, default=results.ROOT / "benchmarks" / "RESULTS.md", help="page of the table"
@@ -342,18 +344,30 @@ def main() -> None:
     group = arguments.group
     wanted = [case for case in cases(group, quick=arguments.quick) if arguments.only in case.name]
     journal, code = arguments.work / "utility.jsonl", results.commit()
-    done = results.answers(results.read(journal), commit=code)
+    series = arguments.round or code
+    done = results.answers(results.read(journal), series=series)
     for case in wanted:
         if case.name not in done:
-            done[case.name] = run_case(case, arguments.work, commit=code)
+            line = run_case(case, arguments.work, commit=code)
+            done[case.name] = line | ({"round": series} if arguments.round else {})
             results.append(journal, done[case.name])
         print(json.dumps(done[case.name], sort_keys=True), flush=True)
     every = [case.name for case in cases(group)]
-    text = results.table([done[name] for name in every if name in done])
-    print(text)
-    if all(name in done for name in every):
-        heading = f"{HEADINGS[group]}\n\nCommit {code}, {results.today()}, `{COMMANDS[group]}`."
-        results.write_section(arguments.out, SECTIONS[group], f"{heading}\n\n{text}\n\n{NOTES[group]}")
+    known = [done[name] for name in dict.fromkeys(every) if name in done]
+    if not arguments.json:
+        print(results.table(known))
+    if not arguments.quick and (group == "grid" or len(known) == len(set(every))):
+        write_page(arguments.out, known, group, of=len(set(every)))
+
+
+def write_page(out: Path, lines: Sequence[dict[str, Any]], group: str, *, of: int) -> None:
+    """The section of the page; for the long grid, of as many cases as there are answers."""
+    commits = ", ".join(dict.fromkeys(line["commit"] for line in lines))
+    answered = (
+        f" {len(lines)} of {of} cases are answered; a stopped grid goes on where it was." if group == "grid" else ""
+    )
+    head = f"{HEADINGS[group]}\n\nCommit {commits}, {results.today()}, `{COMMANDS[group]}`.{answered}"
+    results.write_section(out, SECTIONS[group], f"{head}\n\n{results.table(lines)}\n\n{NOTES[group]}")
 
 
 if __name__ == "__main__":

@@ -48,10 +48,16 @@ def test_runs_of_one_kind_share_a_row(results):
     assert rows[3] == "| d | real | ∞ | image | – | 0.700 | – | – | – | 1 | – | 2 |"
 
 
+def test_a_round_goes_over_several_commits(results):
+    lines = [line(0, round="may", commit="old"), line(1), line(0, auc=0.1), line(1, round="may")]
+    assert results.answers(lines, series="may") == {"c0": lines[0], "c1": lines[3]}
+    assert results.answers(lines, series="c0") == {"c1": lines[1], "c0": lines[2]}
+
+
 def test_a_case_is_answered_once_at_each_commit(results):
     failed = line(0, audit="fail", auc=None)
     lines = [line(0, commit="old"), failed, line(1), line(0, audit="pass")]
-    assert results.answers(lines, commit="c0") == {"c0": failed, "c1": line(1)}
+    assert results.answers(lines, series="c0") == {"c0": failed, "c1": line(1)}
 
 
 def test_a_section_is_replaced_and_the_rest_kept(results, tmp_path):
