@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manikin.common.generators.shrinkage import (
+    clean_spectrum,
     denoise_symmetric,
     james_stein,
     positive_part,
@@ -60,3 +61,20 @@ def test_powers_of_a_matrix_multiply() -> None:
     root = symmetric_power(matrix, 0.5)
     assert torch.allclose(root @ root, matrix)
     assert torch.allclose(symmetric_power(matrix, -0.5) @ root, torch.eye(5, dtype=torch.float64))
+
+
+def test_a_cleaned_spectrum_beats_a_cut_one_where_many_directions_hold_a_little() -> None:
+    k = 80
+    truth = torch.diag(torch.linspace(0.0, 4.0, k, dtype=torch.float64))
+    noisy = truth + symmetric_noise(k, 0.3, 2)
+    error = {
+        clean: float((clean(noisy, entry_std=0.3) - truth).norm()) for clean in (clean_spectrum, denoise_symmetric)
+    }
+    assert error[clean_spectrum] < 0.75 * float((noisy - truth).norm())
+    assert error[clean_spectrum] < 0.75 * error[denoise_symmetric]
+
+
+def test_a_cleaned_spectrum_is_the_observed_one_where_there_is_no_noise_and_small_where_there_is_nothing_else() -> None:
+    matrix = symmetric_noise(60, 0.3, 0)
+    assert torch.equal(clean_spectrum(matrix, entry_std=0.0), matrix)
+    assert float(clean_spectrum(matrix, entry_std=0.3).norm()) < 0.25 * float(matrix.norm())

@@ -20,6 +20,7 @@ from manikin.common.generators.base import (
 
 _FAMILIES = {
     "moments": ("manikin.common.generators.moments", "Moments"),
+    "principal": ("manikin.common.generators.principal", "Principal"),
     "diffusion": ("manikin.common.generators.diffusion", "Diffusion"),
 }
 

@@ -7,6 +7,7 @@ average as the noise vanishes. A class with a handful of patients gets the momen
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from manikin.common.generators.features import cut
 from manikin.common.generators.shrinkage import denoise_symmetric, james_stein, positive_part
 
+Clean = Callable[..., Tensor]
 GAIN_GROUP = 8
 SMALLEST_GAIN = 0.05
 
@@ -52,16 +54,26 @@ def fit_covariances(sums: Sums, n: Tensor, mean: Tensor, *, prior_variance: floa
     """
     scatter = sums.values - n[:, None, None] * mean[:, :, None] * mean[:, None, :]
     prior = prior_variance * torch.eye(mean.shape[1]).double()
-    shared = _fit_covariance(scatter.sum(0), float(n.sum()), prior, sums.noise_std * math.sqrt(len(n)))
-    own = [_fit_covariance(s, float(c), shared, sums.noise_std) for s, c in zip(scatter, n, strict=True)]
+    shared = fit_covariance(scatter.sum(0), float(n.sum()), prior, sums.noise_std * math.sqrt(len(n)))
+    own = [fit_covariance(s, float(c), shared, sums.noise_std) for s, c in zip(scatter, n, strict=True)]
     return torch.stack(own)
 
 
-def _fit_covariance(scatter: Tensor, n: float, target: Tensor, noise_std: float) -> Tensor:
-    """The target, scaled to the variance seen, plus what the eigenvalues show beyond the noise."""
+def fit_covariance(
+    scatter: Tensor, n: float, target: Tensor, noise_std: float, *, clean: Clean = denoise_symmetric
+) -> Tensor:
+    """The target, scaled to the variance seen, plus what `clean` makes of the rest.
+
+    Args:
+        scatter: sum over n patients (k, k); `noise_std` is that of a diagonal entry, others have it over sqrt(2).
+        n: noisy count, positive.
+        target: covariance expected before (k, k).
+        noise_std: of the sum.
+        clean: takes a matrix and the noise of its off-diagonal entries.
+    """
     gain = _gains(target.diagonal(), scatter.diagonal() / n, noise_std / n)
     scaled = target * torch.outer(gain, gain)
-    rest = denoise_symmetric(scatter - n * scaled, entry_std=noise_std / math.sqrt(2)) / n
+    rest = clean(scatter - n * scaled, entry_std=noise_std / math.sqrt(2)) / n
     covariance = positive_part(scaled + rest, scaled)
     return covariance / max(1.0, float(covariance.trace()))
 
