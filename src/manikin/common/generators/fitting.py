@@ -123,3 +123,23 @@ def fit_amplitudes(
     noise_of_sum = squares.noise_std / scale**2 * math.sqrt(scatter.numel())
     factor = 1 + trust(difference, noise_of_sum) * difference / expected if expected > 0 else 1.0
     return (1 + shift.reshape(seen.shape)).clamp(0.1, 5.0), prior_std * math.sqrt(min(max(factor, 0.1), 4.0))
+
+
+def fit_strengths(deviation: Sums, n: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
+    """Mean strength of each band, relative to the public images': of all classes (b,), and of each (classes, b).
+
+    Args:
+        deviation: sums (classes, b) of `scale` times (strength - 1).
+        n: noisy counts (classes,), positive.
+        scale: feature units of a strength of 1.
+    """
+    unit = deviation.noise_std / scale
+    together = deviation.values.sum(0) / scale / n.sum()
+    shared = _believed(together, unit * math.sqrt(len(n)) / float(n.sum()))
+    rows = [_believed(v / scale / c - shared, unit / float(c)) for v, c in zip(deviation.values, n, strict=True)]
+    return (1 + shared).clamp(0.1, 5.0), (1 + shared + torch.stack(rows)).clamp(0.1, 5.0)
+
+
+def _believed(values: Tensor, noise_std: float) -> Tensor:
+    """Each value (b,) times what is to be believed of it."""
+    return torch.stack([value * trust(float(value), noise_std) for value in values])

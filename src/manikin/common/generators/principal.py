@@ -2,10 +2,10 @@
 
 What limits a release is the noise of covariances: it grows with the number of directions, while a mean costs hardly
 anything. So the directions are those in which public images (phantoms) vary most, all classes share one covariance,
-and each class has its own along the first few directions only. Eigenvalues are shrunk, never cut off
-(`shrinkage.clean_spectrum`). A sample is a public image that resembles the class, moved onto the released moments: what
-the directions do not describe stays as simulated. Directions, centre and scales are public, and fixed before any
-patient is read.
+and each class has its own along the first few directions, and of all others the strength. Eigenvalues are shrunk, never
+cut off (`shrinkage.clean_spectrum`). A sample is a public image that resembles the class, moved onto the released
+moments: what the directions do not describe stays as simulated. Directions, centre and scales are public, and fixed
+before any patient is read.
 
 >>> spec = GeneratorSpec("principal", 1, (8, 8), ("a", "b"), {"directions": 6, "own": 3})
 >>> Principal(spec).sample(torch.tensor([0, 1]), generator=torch.Generator().manual_seed(0)).shape
@@ -29,13 +29,14 @@ from torch import Tensor
 from manikin.common.errors import BadData, Misconfigured
 from manikin.common.generators.base import GeneratorSpec, check_state, read_options
 from manikin.common.generators.directions import Directions
-from manikin.common.generators.fitting import Sums, fit_covariance, fit_means
+from manikin.common.generators.fitting import Sums, fit_covariance, fit_means, fit_strengths
 from manikin.common.generators.shrinkage import clean_spectrum, gaussian_map, symmetric_power
 from manikin.common.images import Patient
 
 OPTIONS = {"directions": 100, "own": 20, "bank": 4000, "prior": "phantoms"}
-# Shares of the squared norm bound: count and mean of a class, second moments of all classes, of a class.
-SHARES = {"count": 0.01, "mean": 0.04, "second": 0.65, "own": 0.30}
+# Shares of the squared norm bound: second moments of all classes; of a class its count, mean, own second moments, and
+# strengths of later directions and of what directions leave.
+SHARES = {"second": 0.44, "count": 0.02, "mean": 0.18, "own": 0.28, "strength": 0.08}
 FRESH = 0.6  # share of a sample's variation along the directions that does not come from its public image
 LEAST_EFFECTIVE = 0.25  # of the bank, counted as (sum w)^2 / sum w^2, is left when images are weighted for a class
 RIDGE = 1e-3  # share of the public variance that keeps maps from exploding
@@ -51,9 +52,10 @@ class Principal:
         self.options = read_options(spec, OPTIONS)
         if self.options["prior"] != "phantoms" or not self.options["directions"]:
             raise Misconfigured("prior is phantoms, and directions at least 1.", "", "Correct the study.")
-        self.directions = Directions(spec.channels, spec.shape, int(self.options["directions"]))
+        k, j = int(self.options["directions"]), int(self.options["own"])
+        self.directions = Directions(spec.channels, spec.shape, k, first=min(j, k))
         self.count = self.directions.count
-        self.own = min(int(self.options["own"]), self.count)
+        self.own = min(j, self.count)
         self.norm_bound = 1.0
         self._bank = torch.zeros(0, spec.channels, *spec.shape)
         self._fitted = self._unfitted()
@@ -65,6 +67,7 @@ class Principal:
             "counts": torch.zeros(classes),
             "mean": torch.zeros(classes, self.count),
             "covariance": torch.diag(self.directions.variance).float().repeat(classes, 1, 1),
+            "strength": torch.ones(classes, self.directions.strengths - self.directions.rings),
         }
 
     def set_prior(self, images: Tensor) -> None:
@@ -82,12 +85,12 @@ class Principal:
         """One bounded vector of a patient: the mean over its images of what each adds.
 
         With z the image's place along the directions, cut to |z| <= 1, and y its first coordinates: an image adds
-        c vech(z z^T) to the block of all classes, [a, b z, d vech(y y^T)] to that of its class, and 0 to the others.
-        vech carries sqrt(2) off the diagonal, so |vech(z z^T)| = |z|^2 <= 1, and a^2 + b^2 + c^2 + d^2 = 1: norm at
-        most 1. So has a mean of such vectors.
+        a vech(z z^T) to the block of all classes, [b, c z, d vech(y y^T), e u] to that of its class, and 0 to the
+        others; u are strengths, |u| <= 1. vech carries sqrt(2) off the diagonal, so |vech(z z^T)| = |z|^2 <= 1, and
+        a^2 + ... + e^2 = 1: norm at most 1. So has a mean of such vectors.
 
         Returns:
-            float64 (k (k + 1) / 2 + classes * (1 + k + j (j + 1) / 2),), L2 norm at most `norm_bound`.
+            float64 (k (k + 1) / 2 + classes * (1 + k + j (j + 1) / 2 + strengths),), L2 norm at most `norm_bound`.
 
         Raises:
             BadData: an image is not finite or a label is not one of the spec's.
@@ -100,7 +103,9 @@ class Principal:
             raise BadData("A label is not one of the study's classes.", "", "Check [data] labels.")
         z = self.directions.measure(images)
         root = {name: math.sqrt(share) for name, share in SHARES.items()}
-        parts = (root["count"] * torch.ones(len(z), 1), root["mean"] * z, root["own"] * vech(z[:, : self.own]))
+        seen = {"count": torch.ones(len(z), 1), "mean": z, "own": vech(z[:, : self.own])}
+        seen["strength"] = self.directions.measure_strength(images)
+        parts = [root[name] * part for name, part in seen.items()]
         each = np.zeros((classes, sum(part.shape[1] for part in parts)))
         np.add.at(each, patient.labels, torch.cat(parts, 1).numpy())
         shared = root["second"] * vech(z).sum(0).numpy()
@@ -118,36 +123,42 @@ class Principal:
             BadData: wrong length or not finite.
         """
         classes, k, j = len(self.spec.labels), self.count, self.own
-        triangle, width = k * (k + 1) // 2, 1 + k + j * (j + 1) // 2
-        if noisy_sum.shape != (triangle + classes * width,) or not np.isfinite(noisy_sum).all():
+        triangle, widths = k * (k + 1) // 2, [1, k, j * (j + 1) // 2, self.directions.strengths]
+        if noisy_sum.shape != (triangle + classes * sum(widths),) or not np.isfinite(noisy_sum).all():
             raise BadData("The released sum does not fit this generator.", "", "Use the plan's generator settings.")
         values = torch.from_numpy(noisy_sum)
-        count, mean, own = values[triangle:].reshape(classes, width).split([1, k, width - 1 - k], 1)
-        named = {"count": count, "mean": mean, "second": unvech(values[:triangle], k), "own": unvech(own, j)}
+        blocks = [values[:triangle], *values[triangle:].reshape(classes, -1).split(widths, 1)]
         sums = {
-            name: Sums(named[name] / math.sqrt(share), noise_std / math.sqrt(share)) for name, share in SHARES.items()
+            name: Sums(block / math.sqrt(share), noise_std / math.sqrt(share))
+            for (name, share), block in zip(SHARES.items(), blocks, strict=True)
         }
         n = sums["count"].values[:, 0].clamp_min(max(1.0, 2 * sums["count"].noise_std))
         means = fit_means(sums["mean"], n, group=GROUP)
-        covariances = self._fit_covariances(sums["second"], sums["own"], n, means)
-        fitted = (sums["count"].values[:, 0].clamp_min(0), means, covariances)
+        shared, own = fit_strengths(sums["strength"], n, scale=self.directions.strength_scale)
+        rings = self.directions.rings
+        covariances = self._fit_covariances(sums, n, means, (own / shared)[:, :rings])
+        fitted = (sums["count"].values[:, 0].clamp_min(0), means, covariances, own[:, rings:])
         self._set_fitted({name: t.float() for name, t in zip(self._fitted, fitted, strict=True)})
 
-    def _fit_covariances(self, second: Sums, own: Sums, n: Tensor, means: Tensor) -> Tensor:
-        """Covariances (classes, k, k): the shared one, changed along a class's first directions to its own."""
-        scatter = second.values - torch.einsum("c,ci,cj->ij", n, means, means)
+    def _fit_covariances(self, sums: Mapping[str, Sums], n: Tensor, means: Tensor, rings: Tensor) -> Tensor:
+        """Covariances (classes, k, k): the shared one, brought along the first directions to a class's own.
+
+        Later directions are as strong in a class beside all classes as `rings` (classes, r) says.
+        """
+        k, j = self.count, self.own
+        scatter = unvech(sums["second"].values, k) - torch.einsum("c,ci,cj->ij", n, means, means)
         prior = torch.diag(self.directions.variance)
-        shared = fit_covariance(scatter, float(n.sum()), prior, second.noise_std, clean=clean_spectrum)
-        j, result = self.own, shared.repeat(len(n), 1, 1)
-        for label in range(len(n) if j else 0):
-            mean, size = means[label, :j], float(n[label])
-            seen = own.values[label] - size * torch.outer(mean, mean)
-            usual = shared[:j, :j]
-            wanted = fit_covariance(seen, size, usual, own.noise_std, clean=clean_spectrum)
-            change = torch.eye(self.count).double()
-            change[:j, :j] = gaussian_map(usual, wanted)
-            result[label] = change @ shared @ change.T
-        return result
+        shared = fit_covariance(scatter, float(n.sum()), prior, sums["second"].noise_std, clean=clean_spectrum)
+        usual, result = shared[:j, :j], []
+        for mean, size, seen, gain in zip(means, n, unvech(sums["own"].values, j), rings, strict=True):
+            change = torch.eye(k).double()
+            if j:
+                around = seen - size * torch.outer(mean[:j], mean[:j])
+                wanted = fit_covariance(around, float(size), usual, sums["own"].noise_std, clean=clean_spectrum)
+                change[:j, :j] = gaussian_map(usual, wanted)
+            change[range(j, k), range(j, k)] = gain[self.directions.ring]
+            result.append(change @ shared @ change.T)
+        return torch.stack(result)
 
     def shares(self) -> Tensor:
         """Released share of each class, float32 (classes,); equal shares before a release."""
@@ -158,14 +169,15 @@ class Principal:
         """Images float32 (n, c, *spatial) in [-1, 1] for class indices int64 (n,)."""
         moves, mean = self._moves, self._fitted["mean"].double()[conditions]
         noise = torch.randn(len(conditions), self.count, generator=generator).double()
-        deviation = torch.einsum("nk,nkj->nj", noise, moves.roots[conditions])
-        if len(self._bank) == 0:
-            return self.directions.shifted(self.directions.centre(len(mean)), mean + deviation).clamp(-1, 1)
-        chosen = torch.multinomial(moves.weights[conditions], 1, generator=generator)[:, 0]
-        z, own = moves.places[chosen], moves.places[chosen] - moves.centres[conditions]
-        moved = torch.einsum("nk,nkj->nj", own, moves.maps[conditions])
-        place = mean + math.sqrt(1 - FRESH**2) * moved + FRESH * deviation
-        return self.directions.shifted(self._bank[chosen], place - z).clamp(-1, 1)
+        place = mean + torch.einsum("nk,nkj->nj", noise, moves.roots[conditions])
+        public = self.directions.centre(len(mean))
+        if len(self._bank):
+            chosen = torch.multinomial(moves.weights[conditions], 1, generator=generator)[:, 0]
+            own = moves.places[chosen] - moves.centres[conditions]
+            moved = torch.einsum("nk,nkj->nj", own, moves.maps[conditions])
+            place = mean + math.sqrt(1 - FRESH**2) * moved + FRESH * (place - mean)
+            public = self._bank[chosen]
+        return self.directions.moved(public, place, moves.gains[conditions]).clamp(-1, 1)
 
     @cached_property
     def _moves(self) -> Moves:
@@ -174,7 +186,7 @@ class Principal:
         roots = torch.stack([symmetric_power(c, 0.5) for c in covariances])
         if len(self._bank) == 0:
             empty = torch.zeros(len(means), 0)
-            return Moves(empty, empty, means, roots, roots)
+            return Moves(empty, empty, means, roots, roots, self._fitted["strength"])
         places = self.directions.places(self._bank)
         weights = torch.stack([_resemblance(places, m, c) for m, c in zip(means, covariances, strict=True)])
         centres = weights @ places
@@ -183,7 +195,9 @@ class Principal:
             away = places - centre
             source = (away * weight[:, None]).T @ away + RIDGE * torch.diag(self.directions.variance)
             maps.append(gaussian_map(source, covariance))
-        return Moves(weights, places, centres, torch.stack(maps), roots)
+        usual = weights @ self.directions.strength(self._bank)[:, self.directions.rings :]
+        gains = self._fitted["strength"] / usual.clamp_min(0.05)
+        return Moves(weights, places, centres, torch.stack(maps), roots, gains)
 
     def described(self, images: Tensor) -> Tensor:
         """The part of images, or of differences of images, (n, c, *spatial) that the release speaks of."""
@@ -226,13 +240,14 @@ class Principal:
 
 @dataclass(frozen=True)
 class Moves:
-    """Per class: weights of the bank's images (classes, n), their places (n, k), weighted centres, maps and roots."""
+    """Places of the bank's images (n, k), and per class: their weights, weighted centres, maps, roots and gains."""
 
     weights: Tensor
     places: Tensor
     centres: Tensor
     maps: Tensor
     roots: Tensor
+    gains: Tensor
 
 
 def vech(rows: Tensor) -> Tensor:
