@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from manikin.privacy.audit.finding import Finding, Verdict
-from manikin.privacy.audit.permutation import Scan, copies_pass, detectable_copies, scan
+from manikin.privacy.audit.flagged import POWER
 from manikin.privacy.audit.reidentification import NEAR_COPY_CORRELATION, Likeness
 from manikin.privacy.audit.settings import AuditSettings
+from manikin.privacy.audit.statistics.scan import Scan, copies_pass, detectable_copies, scan
 from manikin.privacy.audit.wording import are, chance, counted, number, per_hundred
 
 CLEARLY_MORE = 2
@@ -120,10 +121,10 @@ class Copies:
     def _members_needed(self) -> int | None:
         if not self.members or not self.outsiders:
             return None
-        rng, factor = np.random.default_rng([self.settings.seed, 3]), 1.0
+        factor = 1.0
         while factor < LARGEST_ENLARGEMENT:
             members, others = math.ceil(self.members * factor), math.ceil(self.outsiders * factor)
-            if copies_pass(members, others, share=self.settings.tpr_limit, alpha=self.level, rng=rng):
+            if copies_pass(members, others, share=self.settings.tpr_limit, alpha=self.level, power=POWER):
                 return members
             factor *= 1.25
         return None
@@ -135,5 +136,5 @@ def measure_copies(ours: Likeness, others: Likeness, settings: AuditSettings, *,
     rng = np.random.default_rng([settings.seed, 2])
     found = scan(ours.score, others.score, rng=rng)
     near, near_others = (int((group.correlation >= NEAR_COPY_CORRELATION).sum()) for group in (ours, others))
-    fewest = detectable_copies(members, outsiders, alpha=level, rng=rng)
+    fewest = detectable_copies(members, outsiders, alpha=level, power=POWER)
     return Copies(settings, level, members, outsiders, found, near, near_others, fewest)
