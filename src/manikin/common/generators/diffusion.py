@@ -257,7 +257,7 @@ class Diffusion:
         highest = BLIND_SIGMA if self.moments is None else float(self.options["start_noise"])
         levels = noise_levels(int(self.options["sampler_steps"]), highest)
         start = guide + levels[0] * torch.randn(guide.shape, generator=generator)
-        parts = zip(start.split(self.sample_batch), conditions.split(self.sample_batch), strict=True)
+        parts = zip(torch.split(start, self.sample_batch), torch.split(conditions, self.sample_batch), strict=True)
         images = torch.cat([self._solve(noisy, labels, levels) for noisy, labels in parts])
         return (images + self.shift[conditions]).clamp(-1, 1)
 

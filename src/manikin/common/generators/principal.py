@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from manikin.common.errors import BadData, Misconfigured
-from manikin.common.generators.base import GeneratorSpec, check_state, read_options
+from manikin.common.generators.base import GeneratorSpec, check_state, check_state_size, read_options
 from manikin.common.generators.directions import Directions
 from manikin.common.generators.fitting import Sums, fit_covariance, fit_means, fit_strengths
 from manikin.common.generators.shrinkage import clean_spectrum, gaussian_map, symmetric_power
 from manikin.common.images import Patient
 
 OPTIONS = {"directions": 100, "own": 20, "bank": 4000, "prior": "phantoms"}
+MOST = {"directions": 1024, "own": 1024, "bank": 1 << 16}
 # Shares of the squared norm bound: second moments of all classes; of a class its count, mean, own second moments, and
 # strengths of later directions and of what directions leave.
 SHARES = {"second": 0.44, "count": 0.02, "mean": 0.18, "own": 0.28, "strength": 0.08}
@@ -49,10 +50,11 @@ class Principal:
 
     def __init__(self, spec: GeneratorSpec) -> None:
         self.spec = spec
-        self.options = read_options(spec, OPTIONS)
+        self.options = read_options(spec, OPTIONS, MOST)
         if self.options["prior"] != "phantoms" or not self.options["directions"]:
             raise Misconfigured("prior is phantoms, and directions at least 1.", "", "Correct the study.")
         k, j = int(self.options["directions"]), int(self.options["own"])
+        check_state_size(len(spec.labels) * k**2)
         self.directions = Directions(spec.channels, spec.shape, k, first=min(j, k))
         self.count = self.directions.count
         self.own = min(j, self.count)
@@ -127,7 +129,7 @@ class Principal:
         if noisy_sum.shape != (triangle + classes * sum(widths),) or not np.isfinite(noisy_sum).all():
             raise BadData("The released sum does not fit this generator.", "", "Use the plan's generator settings.")
         values = torch.from_numpy(noisy_sum)
-        blocks = [values[:triangle], *values[triangle:].reshape(classes, -1).split(widths, 1)]
+        blocks = [values[:triangle], *torch.split(values[triangle:].reshape(classes, -1), widths, 1)]
         sums = {
             name: Sums(block / math.sqrt(share), noise_std / math.sqrt(share))
             for (name, share), block in zip(SHARES.items(), blocks, strict=True)
