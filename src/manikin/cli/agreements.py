@@ -161,6 +161,8 @@ def _print(held: Review) -> None:
 
 
 def _rows(held: Review) -> list[tuple[str, str, str, str]]:
+    from manikin.privacy.budget import plan_statements
+
     privacy, life = held.plan.study.privacy, held.life
     rows = [("leaves", f"{part.what}: {part.times} × {_bytes(part.size_bytes)}", "", "") for part in held.leaves]
     rows.append(("leaves", "acknowledgements, signed ledger heads, and refusals as one of three codes", "", ""))
@@ -168,6 +170,14 @@ def _rows(held: Review) -> list[tuple[str, str, str, str]]:
         "costs", f"ε = {held.costs.value:.3f} at δ = {privacy.delta:g} for one {privacy.unit}",
         f"the plan promises ε = {privacy.epsilon:g}", _verdict(held.keeps_its_promise),
     ))  # fmt: skip
+    adversaries = plan_statements(held.plan)
+    if adversaries is not None:
+        collusion = held.plan.study.federation.collusion
+        rows += [
+            ("holds against", f"the coordinator with {collusion} hospital(s)", "", ""),
+            ("the release alone", f"ε = {adversaries.release.value:.3f}, with every hospital's noise", "", ""),
+            ("if the masks were broken", f"ε = {adversaries.broken.value:.3f}, with your own noise alone", "", ""),
+        ]
     (epsilon, delta), (epsilon_after, delta_after) = life.spent, life.after
     rows.append((
         "budget over the cohort's life", f"ε: {epsilon:g} → {epsilon_after:g}, δ: {delta:g} → {delta_after:g}",
