@@ -106,6 +106,7 @@ def vmap(family: Diffusion, patients: Sequence[Patient], draws: int) -> Step:
     names = [name for name, p in family.net.named_parameters() if p.requires_grad]
     optimizer = _optimizer(parameters, len(patients))
     net, rows = family.net, _rows(patients, draws)
+    net.layout = torch.contiguous_format  # under vmap a batch of batches has no channels-last layout
 
     def loss(weights: dict[str, Tensor], *drawn: Tensor) -> Tensor:
         family.net = _Functional(net, weights)  # type: ignore[assignment]

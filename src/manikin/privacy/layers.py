@@ -23,8 +23,6 @@ from torch.nn import functional
 
 from manikin.common.generators.base import Shareable, Trainable
 
-Call = tuple[nn.Module, Tensor, Tensor]
-
 
 def modules_of(model: Trainable) -> list[nn.Module]:
     """The model's modules: a family is a module or holds some."""
@@ -37,7 +35,7 @@ class SharedPass:
 
     Args:
         model: whose loss is differentiated.
-        parameters: those whose gradients are wanted, in the order of the flat gradient.
+        parameters: those whose gradients are wanted, in the order of the flat gradient; no other one asks for any.
         patients: most patients in a pass; fixes the memory that is kept.
     """
 
@@ -46,6 +44,7 @@ class SharedPass:
         ends = torch.tensor([p.numel() for p in parameters]).cumsum(0).tolist()
         starts = [0, *ends[:-1]]
         self._places = {id(p): slice(a, b) for p, a, b in zip(parameters, starts, ends, strict=True)}
+        self._written: set[int] = set()
         self._gradients = torch.empty(patients, ends[-1], device=parameters[0].device)
 
     def gradients(self, drawn: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
@@ -54,30 +53,26 @@ class SharedPass:
         Args:
             drawn: what `model.draw` gave for each patient, the same number of rows for all.
         """
-        device, count = self._gradients.device, len(drawn)
-        calls: list[Call] = []
-        with _recorded(self._owners, calls):
-            rows = [torch.cat(part).to(device) for part in zip(*drawn, strict=True)]
+        count, roots = len(drawn), list[Tensor]()
+        gradients = self._gradients[:count]
+        with _watched(self._owners, lambda *call: self._note(gradients, *call), roots):
+            rows = [torch.cat(part).to(gradients.device) for part in zip(*drawn, strict=True)]
             losses = self._model.error(*rows).reshape(count, -1).mean(1)
-        slopes = torch.autograd.grad(losses.sum(), [output for _, _, output in calls], allow_unused=True)
-        return self._by_patient(calls, slopes, count), losses.detach()
+        self._written.clear()
+        torch.autograd.grad(losses.sum(), roots)  # for what `_note` does on the way
+        for key in self._places.keys() - self._written:
+            gradients[:, self._places[key]] = 0.0
+        return gradients, losses.detach()
 
     @torch.no_grad()
-    def _by_patient(self, calls: Sequence[Call], slopes: Sequence[Tensor | None], count: int) -> Tensor:
-        gradients, written = self._gradients[:count], set()
-        for (module, x, _), slope in zip(calls, slopes, strict=True):
-            if slope is None:
+    def _note(self, gradients: Tensor, module: nn.Module, x: Tensor, slope: Tensor) -> None:
+        for name, p in module.named_parameters(recurse=False):
+            if id(p) not in self._places:
                 continue
-            for name, p in module.named_parameters(recurse=False):
-                if id(p) not in self._places:
-                    continue
-                part = gradients[:, self._places[id(p)]]
-                values = RULES[type(module), name](module, x, slope, count).reshape(count, -1)
-                part.add_(values) if id(p) in written else part.copy_(values)
-                written.add(id(p))
-        for key in self._places.keys() - written:
-            gradients[:, self._places[key]] = 0.0
-        return gradients
+            part = gradients[:, self._places[id(p)]]
+            values = RULES[type(module), name](module, x, slope, len(part)).reshape(part.shape)
+            part.add_(values) if id(p) in self._written else part.copy_(values)
+            self._written.add(id(p))
 
 
 def can_share(model: Trainable, parameters: Sequence[nn.Parameter]) -> bool:
@@ -106,14 +101,19 @@ def _known(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _recorded(owners: Sequence[nn.Module], calls: list[Call]) -> Iterator[None]:
-    """Note input and output of each call of these modules."""
+def _watched(
+    owners: Sequence[nn.Module], note: Callable[[nn.Module, Tensor, Tensor], None], roots: list[Tensor]
+) -> Iterator[None]:
+    """Have the backward pass tell input and output gradient of each call of these modules, at once, so that it need not
+    keep them; `roots` are the outputs that it must reach, those of modules that no other one comes before."""
 
-    def note(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.requires_grad:
-            calls.append((module, arguments[0].detach(), output))
+    def watch(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        x = arguments[0]
+        if not x.requires_grad:
+            roots.append(output)
+        output.register_hook(lambda slope: note(module, x.detach(), slope))  # type: ignore[no-untyped-call]
 
-    handles = [module.register_forward_hook(note) for module in owners]
+    handles = [module.register_forward_hook(watch) for module in owners]
     try:
         yield
     finally:

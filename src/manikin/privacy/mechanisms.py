@@ -42,22 +42,24 @@ def public_grid(noise_std: float) -> float:
     return 2.0 ** (math.floor(math.log2(noise_std)) - GRID_BITS)
 
 
-def clip(vector: Vector, *, bound: float) -> tuple[Vector, float]:
+def clip(vector: Vector, *, bound: float, out: Vector | None = None) -> tuple[Vector, float]:
     """`vector` scaled to L2 norm at most `bound`, and its norm before; zero where it is not finite.
 
-    Never raises for what the vector holds, so that whether a step succeeds says nothing about a patient.
+    Never raises for what the vector holds, so that whether a step succeeds says nothing about a patient. What has to be
+    written goes to `out`, which may be `vector` itself, or to a new vector.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         norm = float(np.linalg.norm(vector))
     if not math.isfinite(norm):
         return np.zeros_like(vector), norm
-    return (vector * (bound / norm), norm) if norm > bound else (vector, norm)
+    return (np.multiply(vector, bound / norm, out=out), norm) if norm > bound else (vector, norm)
 
 
-def round_to_zero(vector: Vector, *, grid: float) -> Vector:
-    """`vector` on the grid, each coordinate no farther from zero than it was."""
-    rounded: Vector = np.trunc(vector / grid) * grid
-    return rounded
+def round_to_zero(vector: Vector, *, grid: float, out: Vector | None = None) -> Vector:
+    """`vector` on the grid, each coordinate no farther from zero than it was; written to `out` as in `clip`."""
+    rounded: Vector = np.divide(vector, grid, out=out)
+    np.trunc(rounded, out=rounded)
+    return np.multiply(rounded, grid, out=rounded)
 
 
 def grid_noise(size: int, *, noise_std: float, stream: Stream) -> Vector:
