@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from manikin.common.generators import GeneratorSpec
 from manikin.common.generators.base import Generator, Trainable
 from manikin.common.generators.diffusion import Diffusion, noise_levels
 from manikin.common.generators.moments import Moments
+from manikin.common.generators.principal import Principal
+from manikin.common.images import Patient
 
 OPTIONS = {"channels": 8, "sampler_steps": 2, "adapt_steps": 2}
 SPEC = GeneratorSpec("diffusion", 1, (9, 8), ("a", "b"), OPTIONS)
@@ -106,6 +109,26 @@ def test_it_can_adapt_without_public_images_and_sample_without_a_release() -> No
     moments = Moments(GeneratorSpec("moments", 1, SPEC.shape, SPEC.labels, {"coefficients": 5}))
     diffusion.adapt(moments, None, steps=1, generator=torch.Generator().manual_seed(0))
     assert any(name.startswith("moments.") for name in diffusion.state())
+
+
+def test_a_release_along_principal_directions_guides_it_and_travels_with_it() -> None:
+    options = {"directions": 9, "own": 4}
+    released = Principal(GeneratorSpec("principal", 1, SPEC.shape, SPEC.labels, options))
+    released.set_prior(images(60, SPEC))
+    wanted = torch.cat([images(80, SPEC, 1) * 0.5 + 0.3, images(80, SPEC, 2) * 0.5 - 0.3])
+    sums = [
+        released.statistic(Patient("0", image[None].numpy(), np.array([c])))
+        for image, c in zip(wanted, [0] * 80 + [1] * 80, strict=True)
+    ]
+    released.fit(np.sum(sums, axis=0), noise_std=0.0)
+    still = Diffusion(GeneratorSpec("diffusion", 1, SPEC.shape, SPEC.labels, {**OPTIONS, "start_noise": 0.02}))
+    still.adapt(released, images(60, SPEC), generator=torch.Generator().manual_seed(0))
+    still.match_means(generator=torch.Generator().manual_seed(1))
+    again = generators.load(still.spec, still.state())
+    labels = torch.tensor([0, 1] * 40)
+    drawn = again.sample(labels, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, still.sample(labels, generator=torch.Generator().manual_seed(3)))
+    assert float(drawn[labels == 0].mean() - drawn[labels == 1].mean()) > 0.1
 
 
 def test_little_start_noise_keeps_the_guide() -> None:

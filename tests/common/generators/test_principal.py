@@ -171,6 +171,27 @@ def test_every_hospital_computes_the_same_statistic_from_the_state() -> None:
     assert np.array_equal(family.statistic(one), other.statistic(one))
 
 
+@pytest.mark.parametrize("own", [0, 4, 9, 10])
+def test_sizes_are_read_from_a_state_without_its_options(own: int) -> None:
+    family = Principal(GeneratorSpec("principal", 1, (8, 8), ("a", "b"), {"directions": 10, "own": own}))
+    family.set_prior(smooth(60, 0))
+    again = Principal.from_state(GeneratorSpec("diffusion", 1, (8, 8), ("a", "b"), {}), family.state())
+    labels = torch.tensor([0, 1])
+    drawn = (f.sample(labels, generator=torch.Generator().manual_seed(0)) for f in (family, again))
+    assert torch.equal(*drawn)
+
+
+def test_classes_that_differ_in_fine_detail_alone_are_sampled_so() -> None:
+    family = Principal(GeneratorSpec("principal", 1, (8, 8), ("a", "b"), {"directions": 4, "own": 2}))
+    family.set_prior(smooth(400, 0))
+    grain = torch.randn(400, 1, 8, 8, generator=torch.Generator().manual_seed(9)) * 0.05
+    images = smooth(400, 1) + grain * torch.tensor([0.0, 2.0]).repeat(200).reshape(-1, 1, 1, 1)
+    family.fit(total(family, images, [0, 1] * 200), noise_std=0.0)
+    drawn = family.sample(torch.tensor([0, 1] * 300), generator=torch.Generator().manual_seed(0))
+    detail = drawn.diff(dim=-1).square().mean((1, 2, 3))
+    assert float(detail[1::2].mean()) > 2 * float(detail[::2].mean())
+
+
 def test_triangles_keep_lengths_and_can_be_undone() -> None:
     z = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(vech(z).norm(dim=1), z.square().sum(1))

@@ -26,6 +26,7 @@ from torch import Tensor
 from manikin.common.errors import Misconfigured
 from manikin.common.generators.base import GeneratorSpec, check_state, check_state_size, read_options
 from manikin.common.generators.moments import Moments
+from manikin.common.generators.principal import Principal
 from manikin.common.generators.unet import UNet, UNetShape, count_parameters
 
 OPTIONS = {
@@ -74,7 +75,7 @@ class Diffusion:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.net = UNet(shape)
-        self.moments: Moments | None = None
+        self.moments: Moments | Principal | None = None
         self.shift = torch.zeros(classes, spec.channels, *spec.shape)
         self._private_names()
 
@@ -158,7 +159,7 @@ class Diffusion:
 
     def adapt(
         self,
-        moments: Moments,
+        moments: Moments | Principal,
         prior_images: Tensor | None,
         *,
         steps: int | None = None,
@@ -169,16 +170,17 @@ class Diffusion:
 
         Args:
             moments: fitted.
-            prior_images: those given to `moments.set_prior`; None: the samples of `moments` itself.
+            prior_images: those given to `moments.set_prior`; None: the samples of `moments` itself, as always for the
+                family `principal`, which chooses its images.
             steps: gradient steps; None: the option `adapt_steps`.
             generator, progress: as in `pretrain`.
         """
         classes = len(self.spec.labels)
-        self.moments = Moments.from_state(self.spec, moments.state())
+        self.moments = type(moments).from_state(self.spec, moments.state())
 
         def batch() -> tuple[Tensor, Tensor]:
             labels = torch.randint(classes, (self._batch_size,), generator=generator)
-            if prior_images is None:
+            if prior_images is None or isinstance(moments, Principal):
                 return moments.sample(labels, generator=generator), labels
             chosen = prior_images[torch.randint(len(prior_images), (self._batch_size,), generator=generator)]
             return moments.transport(chosen, labels, generator=generator), labels
@@ -187,7 +189,7 @@ class Diffusion:
 
     @torch.no_grad()
     def match_means(self, *, generator: torch.Generator) -> None:
-        """Move the mean of each class's low frequencies to that of the release; only post-processing, so at no cost.
+        """Move each class's mean, of what the release describes, to the released one; post-processing, so at no cost.
 
         Each of a few hundred images a class is compared with the very draw of the moments that it started from, and all
         classes start from the same draws. Means of separate draws would differ by chance, in each class otherwise: that
@@ -196,16 +198,13 @@ class Diffusion:
         self.shift.zero_()
         if self.moments is None:
             return
-        basis, seed = self.moments.features.basis, int(torch.randint(1 << 62, (), generator=generator))
+        seed = int(torch.randint(1 << 62, (), generator=generator))
         for label in range(len(self.spec.labels)):
             n = max(32, min(MATCH_IMAGES, MATCH_VOXELS // math.prod(self.spec.shape)))
             conditions, source = torch.full((n,), label), torch.Generator().manual_seed(seed)
             guide = self._guide(conditions, generator=source)
             drawn = self._refine(guide, conditions, generator=source)
-            difference = basis.spectrum(guide - drawn).mean(0, keepdim=True)
-            low = torch.zeros_like(difference)
-            low[:, basis.low] = difference[:, basis.low]
-            self.shift[label] = basis.image(low)[0]
+            self.shift[label] = self.moments.described((guide - drawn).mean(0, keepdim=True))[0]
 
     @property
     def _batch_size(self) -> int:
@@ -300,7 +299,8 @@ class Diffusion:
         weights = {name: tensor for name, tensor in state.items() if not name.startswith("moments.")}
         own = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
         check_state(weights, own | {"shift": self.shift})
-        self.moments = Moments.from_state(self.spec, moments) if moments else None
+        family = Principal if "vectors" in moments else Moments
+        self.moments = family.from_state(self.spec, moments) if moments else None
         self.shift = weights.pop("shift").clone()
         self.net.load_state_dict({name[4:]: tensor for name, tensor in weights.items()})
 

@@ -222,6 +222,13 @@ class Moments:
         gain = wanted.clamp_min(0.1) / own.clamp_min(0.05)
         spectrum[:, high] *= gain[:, features.band_of]
 
+    def described(self, images: Tensor) -> Tensor:
+        """The part of images, or of differences of images, (n, c, *spatial) whose moments are released: low cosines."""
+        basis = self.features.basis
+        spectrum = torch.zeros(len(images), len(basis.radius))
+        spectrum[:, basis.low] = basis.forward(images)
+        return basis.image(spectrum)
+
     @classmethod
     def from_state(cls, spec: GeneratorSpec, state: Mapping[str, Tensor]) -> Moments:
         """The moments that a state holds, for images of `spec`; their sizes are read from the tensors' shapes.

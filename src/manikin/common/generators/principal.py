@@ -33,13 +33,13 @@ from manikin.common.generators.fitting import Sums, fit_covariance, fit_means, f
 from manikin.common.generators.shrinkage import clean_spectrum, gaussian_map, symmetric_power
 from manikin.common.images import Patient
 
-OPTIONS = {"directions": 100, "own": 20, "bank": 4000, "prior": "phantoms"}
+OPTIONS = {"directions": 100, "own": 20, "bank": 1500, "prior": "phantoms"}
 MOST = {"directions": 1024, "own": 1024, "bank": 1 << 16}
 # Shares of the squared norm bound: second moments of all classes; of a class its count, mean, own second moments, and
 # strengths of later directions and of what directions leave.
-SHARES = {"second": 0.44, "count": 0.02, "mean": 0.18, "own": 0.28, "strength": 0.08}
-FRESH = 0.6  # share of a sample's variation along the directions that does not come from its public image
-LEAST_EFFECTIVE = 0.25  # of the bank, counted as (sum w)^2 / sum w^2, is left when images are weighted for a class
+SHARES = {"second": 0.56, "count": 0.02, "mean": 0.10, "own": 0.24, "strength": 0.08}
+FRESH = 0.8  # share of a sample's variation along the directions that does not come from its public image
+LEAST_EFFECTIVE = 0.5  # of the bank, counted as (sum w)^2 / sum w^2, is left when images are weighted for a class
 RIDGE = 1e-3  # share of the public variance that keeps maps from exploding
 BANK_VOXELS = 1 << 22
 GROUP = 12
@@ -207,14 +207,18 @@ class Principal:
 
     @classmethod
     def from_state(cls, spec: GeneratorSpec, state: Mapping[str, Tensor]) -> Principal:
-        """The family with a state, for images of `spec`; the number of directions is read from the state.
+        """The family with a state, for images of `spec`, to sample from; sizes are read from the tensors' shapes.
 
         Raises:
             ProtocolViolation: the tensors do not fit each other or the spec.
         """
-        if "mean" not in state or state["mean"].ndim != 2:
-            check_state(state, {"mean": torch.zeros(1, 1)})
-        options = {"directions": state["mean"].shape[1]}
+        sizes = {"vectors": 2, "strength": 2, "power": 1}
+        if not all(name in state and state[name].ndim == ndim for name, ndim in sizes.items()):
+            check_state(state, {name: torch.zeros([1] * ndim) for name, ndim in sizes.items()})
+        k, rings = state["vectors"].shape[1], len(state["power"]) - state["strength"].shape[1]
+        if not 0 <= rings <= k:
+            check_state(state, {})
+        options = {"directions": k, "own": k - rings}
         family = cls(GeneratorSpec("principal", spec.channels, spec.shape, spec.labels, options))
         family.load_state(state)
         return family
