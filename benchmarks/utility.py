@@ -120,8 +120,8 @@ def _distributed_cases(quick: bool) -> Iterator[Case]:
     """One noise for all hospitals: the same studies under secure sums, and a federation with a rare finding."""
     for epsilon in (3.0,) if quick else (1.0, 3.0):
         for seed in range(1 if quick else 3):
-            yield Case("pneumonia", "moments", "pneumonia_moments", epsilon, seed, "distributed")
-            yield Case("pneumonia", "diffusion", "pneumonia", epsilon, seed, "distributed")
+            for family, study in _families("pneumonia"):
+                yield Case("pneumonia", family, study, epsilon, seed, "distributed")
     if quick:
         return
     yield Case("phantoms", REAL, "phantoms", None)
@@ -149,7 +149,8 @@ def _families(dataset: str) -> list[tuple[str, str]]:
     """Families of the grid, and their studies."""
     if dataset in ("mednist", "lgg"):
         return [("moments", dataset)]
-    return [("moments", f"{dataset}_moments"), ("diffusion", dataset)]
+    found = [("moments", f"{dataset}_moments"), ("diffusion", dataset)]
+    return [*found, ("principal", "pneumonia_principal")] if dataset == "pneumonia" else found
 
 
 def _local_cases(quick: bool) -> Iterator[Case]:
