@@ -98,7 +98,7 @@ def test_small_patients_share_passes_of_bounded_size_and_large_ones_do_not(monke
     rows = count_errors(monkeypatch, model)
     monkeypatch.setattr(gradients, "SHARED_VOXELS", 3 * 3 * 90 + 17)  # three patients of one image, three draws
     assert difference(total_of(model, patients, share=True), expected) < 1e-5
-    assert rows == [9, 9, 3, 60]
+    assert rows == [9, 9, 9, 60], "the last pass is filled up"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_layers_of_every_geometry(net, monkeypatch):
     alone = total_of(model, patients, share=False)
     rows = count_errors(monkeypatch, model)
     assert difference(total_of(model, patients, share=True), alone) < 1e-5
-    assert rows == [24]
+    assert rows == [6 * gradients.PATIENTS_PER_PASS]
 
 
 class Twice(nn.Module):
@@ -144,12 +144,17 @@ def test_a_layer_used_twice_counts_twice_and_an_idle_one_not_at_all():
 def test_an_idle_layer_s_zeros_are_not_left_from_another_pass(monkeypatch):
     class Sometimes(Twice):
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(self.idle(x) if len(x) == 6 else x)
+            self.calls += 1
+            return super().forward(self.idle(x) if self.calls != 3 else x)
 
     monkeypatch.setattr(gradients, "SHARED_VOXELS", 2 * 3 * 90)
-    model, patients = Family(Sometimes()), make_patients(5)
-    last = total_of(model, patients, share=True) - total_of(model, patients[:4], share=True)
-    assert not last[:2].any()
+    patients, sums = make_patients(5), []
+    for drawn in (patients, patients[:4]):
+        net = Sometimes()
+        net.calls = 0
+        sums.append(total_of(Family(net), drawn, share=True))
+    assert sums[1][:2].any()
+    assert not (sums[0] - sums[1])[:2].any()
 
 
 @pytest.mark.parametrize(
@@ -256,3 +261,19 @@ def test_a_model_on_a_gpu_gives_the_sums_of_the_cpu():
     model.net.cuda()
     for share in (True, False):
         assert difference(total_of(model, patients, share=share), cpu) < 1e-3
+
+
+@pytest.mark.parametrize("private", [FEW, ("all",)])
+def test_whoever_else_was_drawn_leaves_a_patient_s_gradient_bit_for_bit(private):
+    model, patients = make_diffusion(*private, shape=(12, 12)), make_patients(9, shape=(12, 12))
+
+    def gradients_of(drawn):
+        stream = Stream(bytes(32), request=bytes(32), purpose="draws")
+        with only_private(model, gradients.private_parameters(model)):
+            found = gradients.gradients(model, drawn, draws=4, stream=stream)
+            return {patient.key: gradient.copy() for patient, (gradient, _) in zip(drawn, found, strict=True)}
+
+    everyone = gradients_of(patients)
+    for drawn in (patients[:1], patients[3:5], patients[1:], patients[:8]):
+        for key, gradient in gradients_of(drawn).items():
+            assert np.array_equal(gradient, everyone[key])

@@ -36,6 +36,7 @@ from manikin.privacy.randomness import Stream
 
 VOXELS_PER_PASS = 1 << 18  # bounds memory: the draws of one patient are split into passes of at most this many voxels
 SHARED_VOXELS = 1 << 17  # of a pass that patients share
+PATIENTS_PER_PASS = 32  # in a pass at most: the last one is filled up, so that more would waste work on small images
 
 
 @dataclass
@@ -157,7 +158,7 @@ def _shared_gradients(
     stream: Stream,
 ) -> Iterator[tuple[Vector, float]]:
     """One vector serves all patients: each is gone when the next one comes."""
-    shared = SharedPass(model, parameters, patients=min(together, len(patients)))
+    shared = SharedPass(model, parameters, patients=together)
     gradient = np.empty(sum(p.numel() for p in parameters))
     for start in range(0, len(patients), together):
         drawn = []
@@ -180,7 +181,7 @@ def patients_per_pass(voxels: int) -> int:
     >>> patients_per_pass(8 * 28 * 28), patients_per_pass(8 * 32 * 48 * 32)
     (20, 1)
     """
-    return max(1, SHARED_VOXELS // voxels)
+    return max(1, min(PATIENTS_PER_PASS, SHARED_VOXELS // voxels))
 
 
 def patient_gradient(

@@ -5,9 +5,9 @@ time. Here the rows of several patients go forward and backward together, the ba
 layers, and only the weights' gradients, a small part of the work, are computed patient by patient. (Per-sample
 libraries do the same row by row: K draws of an image cost them K gradients.)
 
-Promised: the gradients that a pass for each patient gives, up to rounding in float32. Not promised: that this rounding
-is untouched by who else is in the pass; kernels may choose another order of additions for another number of rows. (On
-the machines where this was tried, passes of at least 16 rows gave the same bits whoever was in them.)
+Promised: the gradients that a pass for each patient gives, up to rounding in float32; and as many rows in every pass,
+so that kernels have no reason to add in another order when others are drawn. (Where this was tried, a patient's gradient
+had the same bits whoever else was in the pass; a library that lets rows touch each other's rounding would break that.)
 
 Per-sample gradients from a layer's input and its output's gradient: Goodfellow 2015; Rochette, Manoel and Tramel 2019.
 """
@@ -36,7 +36,8 @@ class SharedPass:
     Args:
         model: whose loss is differentiated.
         parameters: those whose gradients are wanted, in the order of the flat gradient; no other one asks for any.
-        patients: most patients in a pass; fixes the memory that is kept.
+        patients: in a pass. One that is not full is filled up with rows that count for nobody: every pass has the same
+            shape, and no kernel chooses another order of additions because one patient more or less was drawn.
     """
 
     def __init__(self, model: Shareable, parameters: Sequence[nn.Parameter], *, patients: int) -> None:
@@ -48,16 +49,16 @@ class SharedPass:
         self._gradients = torch.empty(patients, ends[-1], device=parameters[0].device)
 
     def gradients(self, drawn: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
-        """Float32 gradients (patients, d), overwritten by the next call, and mean losses (patients,).
+        """Float32 gradients (n, d), overwritten by the next call, and mean losses (n,).
 
         Args:
-            drawn: what `model.draw` gave for each patient, the same number of rows for all.
+            drawn: what `model.draw` gave for each of n patients, the same number of rows for all.
         """
-        count, roots = len(drawn), list[Tensor]()
-        gradients = self._gradients[:count]
+        full, roots = len(self._gradients), list[Tensor]()
+        gradients, filled = self._gradients[: len(drawn)], [*drawn, *[drawn[-1]] * (full - len(drawn))]
         with _watched(self._owners, lambda *call: self._note(gradients, *call), roots):
-            rows = [torch.cat(part).to(gradients.device) for part in zip(*drawn, strict=True)]
-            losses = self._model.error(*rows).reshape(count, -1).mean(1)
+            rows = [torch.cat(part).to(gradients.device) for part in zip(*filled, strict=True)]
+            losses = self._model.error(*rows).reshape(full, -1).mean(1)[: len(drawn)]
         self._written.clear()
         torch.autograd.grad(losses.sum(), roots)  # for what `_note` does on the way
         for key in self._places.keys() - self._written:
@@ -70,7 +71,8 @@ class SharedPass:
             if id(p) not in self._places:
                 continue
             part = gradients[:, self._places[id(p)]]
-            values = RULES[type(module), name](module, x, slope, len(part)).reshape(part.shape)
+            present = len(x) * len(part) // len(self._gradients)
+            values = RULES[type(module), name](module, x[:present], slope[:present], len(part)).reshape(part.shape)
             part.add_(values) if id(p) in self._written else part.copy_(values)
             self._written.add(id(p))
 
