@@ -36,11 +36,13 @@ NOTES = """
 - Opacus hooks, functorch (`GradSampleModule` with and without `force_functorch`), `vmap(grad)` over patients, expanded
   weights: rows' gradients are averaged for each patient before Opacus' optimiser clips them. Ghost clipping cannot do
   that: it bounds each draw, a weaker guarantee for the same name.
+- Opacus' hooks and ghost clipping run on plain layouts, the others on channels-last ones: there Opacus 1.6 gives wrong
+  gradients of convolutions without a word. That costs it a few percent. `vmap` knows no channels-last batch of batches.
 - Memory: peak of a process over the step, less what it held before; of a plain step with one patient.
 - `few parameters`: FiLM, embedding and output, what the studies train; all others are frozen on every side.
 - `patch 1`: the network works at the image's own resolution. `patch 2`, the studies' default, folds 2 × 2 pixels into
   channels: plain training is four times as fast, and what a patient costs by itself weighs more.
-- Mixed precision and CUDA were not run: there was no GPU.
+- Mixed precision does not exist here. CUDA was not run: there was no GPU.
 """
 
 

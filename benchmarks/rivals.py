@@ -81,7 +81,11 @@ def nonprivate(family: Diffusion, patients: Sequence[Patient], draws: int) -> St
 
 
 def opacus_hooks(family: Diffusion, patients: Sequence[Patient], draws: int) -> Step:
-    """`GradSampleModule`; the gradients of a patient's rows are averaged before Opacus clips them."""
+    """`GradSampleModule`; the gradients of a patient's rows are averaged before Opacus clips them.
+
+    Not channels last: Opacus 1.6 then computes wrong gradients of convolutions, and says nothing.
+    """
+    family.net.layout = torch.contiguous_format
     return _by_samples(family, patients, draws, lambda net: GradSampleModule(net, loss_reduction="sum", strict=False))
 
 
@@ -131,6 +135,7 @@ def vmap(family: Diffusion, patients: Sequence[Patient], draws: int) -> Step:
 
 def ghost(family: Diffusion, patients: Sequence[Patient], draws: int) -> Step:
     """Opacus' fast gradient clipping: norms in one backward pass, the clipped sum in a second one; row by row."""
+    family.net.layout = torch.contiguous_format  # as in `opacus_hooks`
     parameters, rows = _trainable(family), _rows(patients, draws)
     wrapped = GradSampleModuleFastGradientClipping(
         family.net, loss_reduction="mean", strict=False, max_grad_norm=CLIP, use_ghost_clipping=True

@@ -9,6 +9,11 @@ from dataclasses import asdict
 import pytest
 import torch
 
+pytestmark = [  # the rivals' own
+    pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning"),
+    pytest.mark.filterwarnings("ignore:In CPU autocast:UserWarning"),
+]
+
 
 @pytest.fixture
 def engine():
@@ -34,7 +39,6 @@ RIVALS = ("nonprivate", "manikin", "opacus_hooks", "functorch", "vmap", "ghost")
 
 @pytest.mark.parametrize("name", RIVALS)
 @pytest.mark.parametrize("private", [("all",), ("film", "embedding", "output")], ids=["all", "few"])
-@pytest.mark.filterwarnings("ignore:Full backward hook:UserWarning", "ignore:.*backward hook.*:FutureWarning")
 def test_a_step_moves_what_is_private_and_nothing_else(engine, rivals, name, private):
     family = rivals.make_family(engine.options(4, private=private), (8, 8))
     net, moving = family.net, {id(p) for p in family.private_parameters()}

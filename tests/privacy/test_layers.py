@@ -164,7 +164,7 @@ def test_an_idle_layer_s_zeros_are_not_left_from_another_pass(monkeypatch):
         nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"),
         nn.LayerNorm(10),
         nn.ConvTranspose2d(1, 2, 3),
-        nn.Embedding(2, 3, padding_idx=0),
+        nn.Embedding(2, 3, padding_idx=1),
     ],
     ids=["same", "reflect", "layer norm", "transposed", "padding index"],
 )

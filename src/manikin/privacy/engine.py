@@ -1,4 +1,4 @@
-"""DP-SGD by patient: one backward pass a patient, clip, add, noise; Opacus' optimiser takes the step.
+"""DP-SGD by patient: one gradient a patient, clip, add, noise; Opacus' optimiser takes the step.
 
 A step draws every patient with the plan's sample rate (Poisson) and adds up one clipped gradient of each (`gradients`).
 The sum gets noise of standard deviation `noise_multiplier` · `clip` and is divided by the plan's batch size: a public
