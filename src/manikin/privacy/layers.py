@@ -78,12 +78,10 @@ class SharedPass:
 
 
 def can_share(model: Trainable, parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether the model's loss comes in two halves, and every parameter belongs to a layer that is known here."""
+    """Whether the model's loss comes in two halves, and the parameters belong to layers that are known here."""
     if not isinstance(model, Shareable):
         return False
-    owners = _owners(model, parameters)
-    owned = {id(p) for module in owners for p in module.parameters(recurse=False)}
-    return all(id(p) in owned for p in parameters) and all(_known(module) for module in owners)
+    return all(_known(module) for module in _owners(model, parameters))
 
 
 def _owners(model: Trainable, parameters: Sequence[nn.Parameter]) -> list[nn.Module]:
