@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,53 @@ def study_dict() -> dict[str, Any]:
         ],
         "audit": {"epsilon_share": 0.1, "fpr": 0.05, "alpha": 0.05, "synthetic": 20, "tpr_limit": 0.2},
     }
+
+
+STUDY = """
+schema = 1
+name = "small"
+[data]
+modality = "CR"
+spatial_dims = 2
+shape = [8, 8]
+window = [0, 255]
+labels = ["normal", "ill"]
+patients_min = {patients_min}
+split = {{train = 0.8, holdout = 0.1, calibration = 0.1}}
+[privacy]
+epsilon = 3.0
+delta = 1e-5
+unit = "patient"
+multiplicity = 1
+[federation]
+mode = "local"
+quorum = 2
+round_deadline_s = 120
+weights = "equal"
+[generator]
+family = "moments"
+coefficients = 8
+[[stage]]
+kind = "release"
+family = "moments"
+epsilon_share = 1.0
+[audit]
+epsilon_share = 0.0
+fpr = 0.05
+alpha = 0.05
+synthetic = 20
+tpr_limit = 0.2
+"""
+
+
+@pytest.fixture(scope="session")
+def release_study() -> Callable[..., str]:
+    """A study of one release as its TOML file: `release_study(patients_min=10)`."""
+
+    def write(*, patients_min: int) -> str:
+        return STUDY.format(patients_min=patients_min)
+
+    return write
 
 
 @pytest.fixture

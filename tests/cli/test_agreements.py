@@ -13,42 +13,6 @@ import pytest
 from manikin.common.keys import key_digest
 from manikin.server.agreements import Coordinator
 
-STUDY = """
-schema = 1
-name = "small"
-[data]
-modality = "CR"
-spatial_dims = 2
-shape = [8, 8]
-window = [0, 255]
-labels = ["normal", "ill"]
-patients_min = 50
-split = {train = 0.8, holdout = 0.1, calibration = 0.1}
-[privacy]
-epsilon = 3.0
-delta = 1e-5
-unit = "patient"
-multiplicity = 1
-[federation]
-mode = "local"
-quorum = 2
-round_deadline_s = 120
-weights = "equal"
-[generator]
-family = "moments"
-coefficients = 8
-[[stage]]
-kind = "release"
-family = "moments"
-epsilon_share = 1.0
-[audit]
-epsilon_share = 0.0
-fpr = 0.05
-alpha = 0.05
-synthetic = 20
-tpr_limit = 0.2
-"""
-
 
 @pytest.fixture
 def coordinator(manikin, tmp_path):
@@ -80,11 +44,11 @@ def accept(manikin, coordinator, hospitals):
     assert manikin("coordinator", "enroll", *files, "--coordinator", coordinator[0], *said)[0] == 0
 
 
-def test_the_whole_journey_with_files_alone(manikin, coordinator, join, tmp_path):
+def test_the_whole_journey_with_files_alone(manikin, coordinator, join, tmp_path, release_study):
     home = coordinator[0]
     north, south = join("north"), join("south")
     accept(manikin, coordinator, [north, south])
-    (tmp_path / "study.toml").write_text(STUDY)
+    (tmp_path / "study.toml").write_text(release_study(patients_min=50))
     code, out, _ = manikin("coordinator", "propose", tmp_path / "study.toml", "--coordinator", home, "--json")
     assert code == 0
     proposed = json.loads(out.splitlines()[-1])
@@ -262,10 +226,12 @@ def test_documents_travel_by_the_registry_where_there_is_a_line(manikin, make_ho
     assert "Traceback" not in err
 
 
-def test_a_servers_certificate_that_ends_is_said_by_run_and_renewed(manikin, coordinator, join, tmp_path, monkeypatch):
+def test_a_servers_certificate_that_ends_is_said_by_run_and_renewed(
+    manikin, coordinator, join, tmp_path, monkeypatch, release_study
+):
     home = coordinator[0]
     accept(manikin, coordinator, [join("north"), join("south")])
-    (tmp_path / "study.toml").write_text(STUDY)
+    (tmp_path / "study.toml").write_text(release_study(patients_min=10))
     code, out, _ = manikin("coordinator", "propose", tmp_path / "study.toml", "--coordinator", home, "--json")
     run = ("coordinator", "run", "--coordinator", home, "--plan", json.loads(out.splitlines()[-1])["plan"])
     with monkeypatch.context() as patch:

@@ -26,21 +26,6 @@ from manikin.privacy.ledger import Ledger
 
 COORDINATOR, SOUTH, WEST = (SigningKey.generate() for _ in range(3))
 RELEASE, FIRST, SECOND = 1, 2, 3
-POLICY = """
-schema = 1
-[limits]
-epsilon = 20.0
-delta = 1e-3
-units = ["patient"]
-patients_min = 10
-families = ["moments", "diffusion"]
-shapes = [[8, 8]]
-rounds_max = 10
-bytes_out_max = 10_000_000
-quorum_min = 2
-secure_sum_required = false
-audits = true
-"""
 
 
 @dataclass
@@ -59,12 +44,12 @@ class Site:
 
 
 @pytest.fixture
-def north(tmp_path):
+def north(tmp_path, policy_text):
     folder = tmp_path / "north"
     key = create_hospital(folder, "north").signing_key
     pins = pin_lines("coordinator", "Study", COORDINATOR.public_key.hex())
     pins += pin_lines("peer", "South", SOUTH.public_key.hex())
-    (folder / "policy.toml").write_text(POLICY + pins)
+    (folder / "policy.toml").write_text(policy_text(quorum_min=2) + pins)
     return Site("north", key, Ledger(folder / "ledger.sqlite", hospital="north", signer=key))
 
 

@@ -22,30 +22,16 @@ from manikin.privacy.ledger import Charge, Ledger
 
 TODAY = datetime.date(2026, 11, 22)
 STUDY, SOUTH = SigningKey.generate(), SigningKey.generate()
-LIMITS = """
-schema = 1
-[limits]
-epsilon = 8.0
-delta = 2e-5
-units = ["patient"]
-patients_min = 10
-families = ["moments", "diffusion"]
-shapes = [[8, 8]]
-rounds_max = 3
-bytes_out_max = 1_000_000
-quorum_min = 2
-secure_sum_required = false
-audits = true
-"""
 
 
 @pytest.fixture
-def north(make_hospital):
+def north(make_hospital, policy_text):
     folder = make_hospital("north")
+    limits = policy_text(epsilon=8.0, delta=2e-5, quorum_min=2, rounds_max=3, bytes_out_max=1_000_000)
     pins = pin_lines("coordinator", "Study", STUDY.public_key.hex()) + pin_lines(
         "peer", "South", SOUTH.public_key.hex()
     )
-    (folder / "policy.toml").write_text(LIMITS + pins)
+    (folder / "policy.toml").write_text(limits + pins)
     return folder
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from manikin.common.errors import Misconfigured, TransportFailure
 from manikin.common.processes import (
+    LOOPBACK,
     Supervised,
     flower_environment,
+    flower_executor,
     only_one,
     split_address,
     supervising,
@@ -93,6 +95,17 @@ def test_flower_gets_no_settings_of_whoever_starts_it_and_calls_nobody(tmp_path,
     assert found["FLWR_DISABLE_UPDATE_CHECK"] == "1"
     assert found["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
     assert found["FLWR_HOME"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("ca", [None, "ca.pem"])
+def test_an_executor_shows_its_secret_and_speaks_plain_only_where_no_certificate_is_given(tmp_path, ca):
+    paths = {"secret": tmp_path / "secret", "log": tmp_path / "log", "home": tmp_path}
+    process = flower_executor("x", "gateway", port=9999, **paths, ca=ca and tmp_path / ca)
+    line = " ".join(process.command)
+    assert f"--runtime-api-address {LOOPBACK}:9999 --superexec-auth-secret-file {tmp_path}/secret" in line
+    assert ("--insecure" in line) == (ca is None)
+    assert (f"--root-certificates {tmp_path}/ca.pem" in line) == (ca is not None)
+    assert process.environment["FLWR_HOME"] == str(tmp_path)
 
 
 def test_two_at_once_are_refused(tmp_path):

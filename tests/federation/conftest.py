@@ -14,7 +14,7 @@ from manikin.client.gateway import Gateway
 from manikin.common.certificates import Authority, new_node_key, new_reviewer_key, reviewer_id
 from manikin.common.files import write_atomically
 from manikin.common.processes import LOOPBACK, Supervised, free_port, supervising
-from manikin.server.flower import build_bundle, sign_bundle
+from manikin.server.bundle import build_bundle, sign_bundle
 from manikin.server.running import Line
 
 APPS = Path(__file__).parent / "apps"

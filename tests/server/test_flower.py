@@ -3,34 +3,24 @@
 import base64
 import contextlib
 import hashlib
-import io
 import json
 import ssl
-import tomllib
 import urllib.error
 import urllib.request
-import zipfile
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.primitives.asymmetric_ed25519 import create_message_to_sign, decode_base64url, verify_signature
 
-from manikin.common.certificates import Authority, new_node_key, new_reviewer_key, reviewer_id
+from manikin.common.certificates import Authority, new_node_key, new_reviewer_key
 from manikin.common.errors import Misconfigured
 from manikin.common.files import write_atomically
 from manikin.common.processes import LOOPBACK, free_port, supervising, wait_until
-from manikin.server.flower import (
-    BODY_BYTES_MAX,
-    FLEET_PATHS,
-    RUNTIME_PATHS,
-    Guard,
-    SuperLink,
-    build_bundle,
-    sign_bundle,
-)
+from manikin.server.bundle import build_bundle
+from manikin.server.flower import SuperLink
+from manikin.server.guard import BODY_BYTES_MAX, FLEET_PATHS, RUNTIME_PATHS
 from manikin.server.running import Line, read_status
 
 
@@ -82,50 +72,6 @@ def flower_paths(app):
     from fastapi.routing import iter_route_contexts
 
     return {context.route.path for context in iter_route_contexts(app.routes) if hasattr(context.route, "path")}
-
-
-def test_the_bundle_names_our_apps_and_carries_no_code():
-    content = build_bundle()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = archive.namelist()
-        project = tomllib.loads(archive.read("pyproject.toml").decode())
-    assert sorted(names) == [".info/CONTENT", "LICENSE", "pyproject.toml"]
-    assert project["tool"]["flwr"]["app"]["components"] == {
-        "serverapp": "manikin.server.app:app",
-        "clientapp": "manikin.client.app:app",
-    }
-    assert content == build_bundle()
-
-
-def test_the_bundle_in_the_deploy_folder_is_the_one_that_is_sent(repository):
-    with zipfile.ZipFile(io.BytesIO(build_bundle())) as archive:
-        for name in ("pyproject.toml", "LICENSE"):
-            shown = (repository / "deploy" / "flower-app" / name).read_text()
-            sent = archive.read(name).decode()
-            assert sent == shown if name == "LICENSE" else tomllib.loads(sent) == tomllib.loads(shown)
-
-
-def test_the_signature_is_what_a_gateway_checks(line):
-    content = build_bundle()
-    signed = sign_bundle(content, line.folder / "keys" / "reviewer")
-    (identity,) = set(signed) - {"valid_license"}
-    record = json.loads(signed[identity])
-    message = create_message_to_sign(hashlib.sha256(content).digest(), record["signed_at"])
-    pair = new_reviewer_key()
-    write_atomically(line.folder / "other", pair.private, mode=0o600)
-    other = json.loads(next(iter(sign_bundle(content, line.folder / "other").values())))
-    public = load_ssh_public_key(pair.public)
-    assert verify_signature(public, message, decode_base64url(other["signature"]))
-    assert not verify_signature(public, message, decode_base64url(record["signature"]))
-    assert reviewer_id(pair.public.decode()) in sign_bundle(content, line.folder / "other")
-
-
-def test_a_reviewer_key_that_is_none_is_refused(tmp_path):
-    (tmp_path / "reviewer").write_bytes(new_node_key().private)
-    with pytest.raises(Misconfigured, match="reviewer"):
-        sign_bundle(b"bundle", tmp_path / "reviewer")
-    with pytest.raises(Misconfigured, match="reviewer"):
-        sign_bundle(b"bundle", tmp_path / "nowhere")
 
 
 def test_every_call_that_the_guards_let_through_exists_in_flower(line, nodes, tmp_path):
@@ -233,27 +179,10 @@ def test_only_nodes_of_the_study_may_call_and_only_with_their_key(line, serving,
     def call(text):
         key = public_key_to_bytes(load_ssh_public_key(text.encode()))
         headers = {FLEET_HTTP_PUBLIC_KEY_HEADER: base64.b64encode(key).decode()}
-        return post(line, serving.port, "/v1/fleet/pull-messages", b"", headers), base64.b64encode(key)
+        return post(line, serving.port, "/v1/fleet/pull-messages", b"", headers)
 
-    assert call(nodes["north"])[0] == 401  # Flower's answer: nobody signed with that key
-    stranger = new_node_key().public.decode()
-    status, key = call(stranger)
-    assert status == 401
-    assert Guard(None, FLEET_PATHS, [])._refusal("/v1/fleet/pull-messages", []) == 401
-    header = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
-    guard = Guard(None, FLEET_PATHS, [base64.b64decode(key)])
-    assert guard._refusal("/v1/fleet/pull-messages", [(header, key)]) is None
-    assert guard._refusal("/v1/fleet/pull-messages", [(header, key + b"=")]) == 401
-
-
-def test_a_header_that_is_given_twice_is_refused_whatever_its_order():
-    header, path = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), "/v1/fleet/pull-messages"
-    guard = Guard(None, FLEET_PATHS, [b"enrolled"])
-    good, bad = ((header, base64.b64encode(key)) for key in (b"enrolled", b"revoked"))
-    for pair in ([bad, good], [good, bad], [good, good], [(header.upper(), bad[1]), good]):
-        assert guard._refusal(path, pair) == 401
-    assert guard._refusal(path, [good, (b"content-length", b"5")]) is None
-    assert guard._refusal(path, [good, (b"content-length", b"5"), (b"content-length", b"6")]) == 400
+    assert call(nodes["north"]) == 401  # Flower's answer: nobody signed with that key
+    assert call(new_node_key().public.decode()) == 401  # the guard's
 
 
 def test_the_status_file_says_who_is_missing(serving, nodes):

@@ -32,6 +32,7 @@ from manikin.common.processes import (
     accepts,
     ending_signals,
     flower_environment,
+    flower_executor,
     free_port,
     only_one,
     split_address,
@@ -87,9 +88,8 @@ class Gateway:
             port: loopback port between the two; a free one if None.
             logs: folder of their logs; `home/logs` of the gateway if None.
         """
-        folder, port, logs = self.folder, port or free_port(), logs or self.folder / "home" / "logs"
-        environment = flower_environment(folder / "home")
-        secret = folder / "home" / "superexec.secret"
+        folder, home, port = self.folder, self.folder / "home", port or free_port()
+        logs, secret = logs or home / "logs", home / "superexec.secret"
         write_atomically(secret, secrets.token_bytes(32), mode=0o600)
         node = [*launching.command("gateway", "flower-supernode"), "--superlink", self.address]
         node += ["--root-certificates", str(folder / "ca.pem")]
@@ -98,12 +98,9 @@ class Gateway:
         node += ["--node-config", f"socket={json.dumps(str(socket.absolute()))}"]
         node += ["--isolation", "process", "--superexec-auth-secret-file", str(secret)]
         node += ["--host", LOOPBACK, "--port", str(port)]
-        executor = [*launching.command("gateway", launching.EXECUTOR), "--insecure"]
-        executor += ["--runtime-api-address", f"{LOOPBACK}:{port}"]
-        executor += ["--superexec-auth-secret-file", str(secret)]
         return [
-            Supervised("supernode", node, logs / "supernode.log", environment),
-            Supervised("superexec", executor, logs / "superexec.log", environment),
+            Supervised("supernode", node, logs / "supernode.log", flower_environment(home)),
+            flower_executor("superexec", "gateway", port=port, secret=secret, log=logs / "superexec.log", home=home),
         ]
 
     def run(self, socket: Path, *, port: int | None = None) -> None:

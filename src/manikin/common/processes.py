@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from manikin.common import launching
 from manikin.common.errors import Misconfigured, TransportFailure
+from manikin.common.logs import Part
 
 LOOPBACK = "127.0.0.1"
 PR_SET_PDEATHSIG = 1
@@ -207,6 +209,26 @@ class Supervised:
         """The end of what it printed."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return " | ".join(line.strip() for line in text.splitlines()[-lines:] if line.strip())
+
+
+def flower_executor(
+    name: str, part: Part, *, port: int, secret: Path, log: Path, home: Path, ca: Path | None = None
+) -> Supervised:
+    """Flower's process that runs apps for a SuperLink or a SuperNode on a loopback port, not started.
+
+    Args:
+        name: what a person calls it.
+        part: whose log it speaks through.
+        port: where the SuperLink or SuperNode gives out tasks.
+        secret: file that shows it to be ours.
+        log: file that gets what it prints.
+        home: Flower's own folder.
+        ca: who signs the certificate of the other side; None: it speaks plain, inside one machine.
+    """
+    command = launching.command(part, launching.EXECUTOR)
+    command += ["--root-certificates", str(ca)] if ca else ["--insecure"]
+    command += ["--runtime-api-address", f"{LOOPBACK}:{port}", "--superexec-auth-secret-file", str(secret)]
+    return Supervised(name, command, log, flower_environment(home))
 
 
 def _end_with_parent() -> None:

@@ -6,8 +6,8 @@ layers, and only the weights' gradients, a small part of the work, are computed 
 libraries do the same row by row: K draws of an image cost them K gradients.)
 
 Promised: the gradients that a pass for each patient gives, up to rounding in float32; and as many rows in every pass,
-so that kernels have no reason to add in another order when others are drawn. (Where this was tried, a patient's gradient
-had the same bits whoever else was in the pass; a library that lets rows touch each other's rounding would break that.)
+so that kernels have no reason to add in another order when others are drawn. (Where this was tried, a gradient had the
+same bits whoever else was in the pass; a library that lets rows touch each other's rounding would break that.)
 
 Per-sample gradients from a layer's input and its output's gradient: Goodfellow 2015; Rochette, Manoel and Tramel 2019.
 """

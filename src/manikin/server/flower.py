@@ -1,20 +1,19 @@
-"""The coordinator's one place that touches Flower's internals: a SuperLink that takes orders from nobody but us.
+"""A SuperLink that takes orders from nobody but us: Flower's server as a process of our own.
 
-It runs as a process of its own (`python -m manikin.server.flower SETTINGS.json`), registers the hospitals' nodes,
-stores the signed bundle, starts the run when the hospitals are there, and writes where it stands to a file.
+It runs as `python -m manikin.server.flower SETTINGS.json`, registers the hospitals' nodes, stores the signed bundle
+(`bundle`), starts the run when the hospitals are there, and writes where it stands to a file.
 
-What it promises: from outside only the calls that a registered node needs, over TLS, bounded in size; the ServerApp's
-own calls on a loopback port only, over TLS as well; Flower's control calls (start a run, register a
+What it promises: from outside only the calls that a registered node needs, over TLS, bounded in size (`guard`); the
+ServerApp's own calls on a loopback port only, over TLS as well; Flower's control calls (start a run, register a
 node: code execution at every hospital, and unauthenticated in the open version) answered to nobody at all, since the
 process that would be asked is the one that asks. What it does not promise: that messages are honest; tasks and replies
 are signed elsewhere, and this process is not trusted with more than carrying them.
 
-Flower is pinned exactly, and `tests/server/test_flower.py` fails when an upgrade moves what is used here.
+Flower is pinned exactly, and `tests/server/test_flower.py` fails when an upgrade moves what these three use of it.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import logging
@@ -22,21 +21,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from importlib import resources
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_ssh_private_key,
-    load_ssh_public_key,
-)
-from flwr.cli.build import build_fab_from_files
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.common.constant import (
     HEARTBEAT_DEFAULT_INTERVAL,
     NOOP_ACCOUNT_NAME,
@@ -49,10 +40,9 @@ from flwr.proto.control_pb2 import StartRunRequest
 from flwr.proto.fab_pb2 import Fab as ProtoFab
 from flwr.server.superlink.linkstate import LinkState
 from flwr.supercore.auth.typing import AccountInfo
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, NOOP_FEDERATION_ID, NodeStatus, TaskType
+from flwr.supercore.constant import NOOP_FEDERATION_ID, NodeStatus, TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.primitives.asymmetric_ed25519 import create_message_to_sign
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -60,55 +50,15 @@ from flwr.superlink.main import create_app
 from flwr.superlink.servicer.control.control_handlers import start_run
 from pydantic import BaseModel, ConfigDict, Field
 
-from manikin.common.certificates import reviewer_id
 from manikin.common.errors import ManikinError, Misconfigured, TransportFailure
 from manikin.common.files import write_atomically
 from manikin.common.launching import speak_through
 from manikin.common.logs import open_log
 from manikin.common.processes import LOOPBACK
+from manikin.server.guard import OUTSIDE, RUNTIME_PATHS, Guard
 
 APP_ID = "@manikin/manikin-study"
-SIGNED_AT = 0  # the bundle is the same for every study of a version, and so is its signature
-BODY_BYTES_MAX = 32 << 20  # Flower cuts arrays in chunks of 5 MiB, and posts one at a time
 WATCH_S = 0.25
-
-FLEET_PATHS = frozenset(
-    f"/v1/fleet/{call}"
-    for call in (
-        "activate-node",
-        "deactivate-node",
-        "send-node-heartbeat",
-        "pull-messages",
-        "push-messages",
-        "get-run",
-        "get-fab",
-        "push-object",
-        "pull-object",
-        "confirm-message-received",
-    )
-)
-OUTSIDE = FLEET_PATHS | {"/health"}
-RUNTIME_PATHS = frozenset(
-    f"/v1/runtime/{call}"
-    for call in (
-        "acquire-task",
-        "send-task-heartbeat",
-        "pull-task-input",
-        "push-task-output",
-        "push-object",
-        "pull-object",
-        "confirm-message-received",
-        "push-logs",
-        "push-messages",
-        "pull-messages",
-        "get-nodes",
-    )
-)
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ACCOUNT = AccountInfo(flwr_aid=NOOP_FLWR_AID, account_name=NOOP_ACCOUNT_NAME)
 
@@ -168,97 +118,6 @@ class LinkStatus(BaseModel):
     details: str = ""
     nodes: dict[str, int] = Field(default_factory=dict)
     online: list[str] = Field(default_factory=list)
-
-
-class Guard:
-    """Lets through the calls named, from the nodes named, with bounded bodies; everything else does not exist.
-
-    Args:
-        app: what is guarded.
-        allowed: exact paths.
-        nodes: public keys whose holders may call Flower's fleet; that they hold them, Flower checks. A node that a
-            hospital had before it was revoked is known to Flower for ever, and stops here.
-    """
-
-    def __init__(self, app: Application, allowed: Iterable[str], nodes: Iterable[bytes] = ()) -> None:
-        self._app, self._allowed = app, frozenset(allowed)
-        self._nodes = frozenset(base64.b64encode(key) for key in nodes)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http":
-            status = self._refusal(scope["path"], scope["headers"])
-            if status is None:
-                await self._bounded(scope, receive, send)
-            else:
-                await _answer(send, status)
-
-    def _refusal(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> int | None:
-        if path not in self._allowed:
-            return 404
-        values: dict[bytes, list[bytes]] = {}
-        for name, value in headers:
-            values.setdefault(name.lower(), []).append(value)
-        keys = values.get(FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), [])
-        if path in FLEET_PATHS and (len(keys) != 1 or keys[0] not in self._nodes):  # of several, Flower takes another
-            return 401
-        declared = values.get(b"content-length", [b"0"])
-        if len(declared) != 1:
-            return 400
-        return None if declared[0].isdigit() and int(declared[0]) <= BODY_BYTES_MAX else 413
-
-    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        taken = 0
-
-        async def counted() -> MutableMapping[str, Any]:
-            nonlocal taken
-            event = await receive()
-            taken += len(event.get("body", b""))
-            return event if taken <= BODY_BYTES_MAX else {"type": "http.disconnect"}
-
-        async def closing(event: MutableMapping[str, Any]) -> None:
-            if taken > BODY_BYTES_MAX and event["type"] == "http.response.start":
-                event["headers"] = [*event["headers"], (b"connection", b"close")]
-            await send(event)
-
-        await self._app(scope, counted, closing)
-
-
-async def _answer(send: Send, status: int) -> None:
-    headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"no\n"})
-
-
-def build_bundle(extra: Mapping[str, bytes] | None = None) -> bytes:
-    """The code-free bundle: the same bytes wherever this version is installed.
-
-    Args:
-        extra: files to add; only tests add any.
-    """
-    source = resources.files("manikin.server") / "flower-app.toml"
-    files: dict[str, bytes | Path] = {"pyproject.toml": source.read_bytes(), "LICENSE": b"Apache-2.0\n"}
-    content, _ = build_fab_from_files({**files, **(extra or {})})
-    return content
-
-
-def sign_bundle(content: bytes, reviewer: Path) -> dict[str, str]:
-    """Flower's verification record of a bundle, as a gateway's `--trusted-entities` checks it.
-
-    Raises:
-        Misconfigured: the key is missing or no Ed25519 key in OpenSSH form.
-    """
-    try:
-        key = load_ssh_private_key(reviewer.read_bytes(), None)
-    except (OSError, ValueError):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise Misconfigured("The reviewer's key cannot be used.", f"{reviewer} is no ssh-ed25519 key.", "Restore it.")
-    signature = key.sign(create_message_to_sign(hashlib.sha256(content).digest(), SIGNED_AT))
-    text = base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
-    openssh = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    return {reviewer_id(openssh): json.dumps({"signature": text, "signed_at": SIGNED_AT}), "valid_license": "Valid"}
 
 
 class SuperLink:

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manikin.common import launching
 from manikin.common.errors import ManikinError, Misconfigured, TransportFailure
 from manikin.common.files import write_atomically
 from manikin.common.plan import Plan
@@ -32,6 +31,7 @@ from manikin.common.processes import (
     Supervised,
     accepts,
     flower_environment,
+    flower_executor,
     free_port,
     only_one,
     split_address,
@@ -39,7 +39,8 @@ from manikin.common.processes import (
     wait_until,
 )
 from manikin.server.agreements import Coordinator, enrolled, load_plan, require_approvals
-from manikin.server.flower import LinkStatus, Settings, build_bundle, sign_bundle
+from manikin.server.bundle import build_bundle, sign_bundle
+from manikin.server.flower import LinkStatus, Settings
 from manikin.server.journal import Journal
 
 START_S = 60.0
@@ -150,12 +151,15 @@ class Line:
 
     def executor(self, settings: Settings) -> Supervised:
         """The process that runs the ServerApp, not started."""
-        command = launching.command("coordinator", launching.EXECUTOR)
-        command += ["--root-certificates", str(settings.tls / "ca.pem")]
-        command += ["--runtime-api-address", f"{LOOPBACK}:{settings.runtime_port}"]
-        command += ["--superexec-auth-secret-file", str(settings.superexec_secret)]
-        log = settings.run_folder / "logs" / "serverapp.log"
-        return Supervised("serverapp", command, log, flower_environment(self.state / "home"))
+        return flower_executor(
+            "serverapp",
+            "coordinator",
+            port=settings.runtime_port,
+            secret=settings.superexec_secret,
+            ca=settings.tls / "ca.pem",
+            log=settings.run_folder / "logs" / "serverapp.log",
+            home=self.state / "home",
+        )
 
     def run(self, settings: Settings, *, watch: Watch = ignore, given_up: Callable[[], bool] = lambda: False) -> None:
         """Run until the ServerApp has ended well; whatever ends this ends every process.

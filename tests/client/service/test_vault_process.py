@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,29 +32,12 @@ from manikin.server.planning import propose
 
 COORDINATOR = SigningKey.generate()
 TRAIN = 1
-POLICY = """
-schema = 1
-[limits]
-epsilon = 20.0
-delta = 1e-3
-units = ["patient"]
-patients_min = 10
-families = ["moments", "diffusion"]
-shapes = [[8, 8]]
-rounds_max = 10
-bytes_out_max = 10_000_000
-quorum_min = 1
-secure_sum_required = false
-audits = true
-"""
 
 
 @pytest.fixture
-def tmp_path():
-    """A folder whose path leaves room for a socket's name."""
-    folder = Path(tempfile.mkdtemp(prefix="mk-"))
-    yield folder
-    shutil.rmtree(folder)
+def tmp_path(short_folder):
+    """Hospitals are made in a folder whose path leaves room for a socket's name."""
+    return short_folder
 
 
 @pytest.fixture
@@ -89,7 +71,7 @@ def start():
 
 
 @pytest.fixture
-def plan(study_dict, hospital):
+def plan(study_dict, hospital, policy_text):
     """A plan whose one training step takes a second or more, approved by the hospital and allowed by its policy."""
     study_dict["federation"]["quorum"] = 1
     pretrain, _, train = study_dict["stage"]
@@ -97,7 +79,9 @@ def plan(study_dict, hospital):
     own = Hospital.open(hospital)
     parties = [Party(own.name, own.signing_key.public_key.hex())]
     plan = propose(parse_study(study_dict)).agreed(Party("consortium", COORDINATOR.public_key.hex()), parties)
-    (hospital / "policy.toml").write_text(POLICY + pin_lines("coordinator", "consortium", COORDINATOR.public_key.hex()))
+    (hospital / "policy.toml").write_text(
+        policy_text(quorum_min=1) + pin_lines("coordinator", "consortium", COORDINATOR.public_key.hex())
+    )
     place = hospital / "agreements" / plan.digest
     place.mkdir(parents=True)
     (hospital / "agreements").chmod(0o700)
