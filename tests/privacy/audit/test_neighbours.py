@@ -30,6 +30,8 @@ def test_blocks_do_not_matter_and_ties_go_to_the_first(monkeypatch):
     whole = nearest(queries, base)
     monkeypatch.setattr(neighbours, "QUERY_BLOCK", 4)
     monkeypatch.setattr(neighbours, "BASE_BLOCK", 6)
+    monkeypatch.setattr(neighbours, "STRIP", 4)
+    monkeypatch.setattr(neighbours, "NUMBERS_WAITING", 40)
     done = []
     pieces = nearest(queries, base, progress=done.append)
     assert whole[0].tolist() == pieces[0].tolist()
@@ -46,6 +48,21 @@ def test_a_near_copy_far_from_the_origin_is_not_lost_to_rounding():
     index, distance = nearest(base + np.float32(1e-3), base)
     assert index.tolist() == list(range(200))
     assert np.all(distance < 0.01)
+
+
+def test_what_single_precision_cannot_tell_apart_is_measured_in_double():
+    """All of the base at nearly one distance: the products alone would choose one of them at random."""
+    rng = np.random.default_rng(2)
+    directions = rng.normal(size=(600, 48))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    base = (100 * directions).astype(np.float32)
+    queries = (1e-6 * rng.normal(size=(20, 48))).astype(np.float32)
+    truth = cdist(queries.astype(np.float64), base.astype(np.float64))
+    products = (queries @ base.T - (base**2).sum(1) / 2).argmax(1)
+    index, distance = nearest(queries, base)
+    assert (products != truth.argmin(1)).mean() > 0.3
+    assert index.tolist() == truth.argmin(1).tolist()
+    np.testing.assert_allclose(distance, truth.min(1), rtol=1e-12)
 
 
 def test_an_empty_base_is_refused():

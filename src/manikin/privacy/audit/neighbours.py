@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from manikin.common.images import Float32Array, Int64Array
 
 Float64Array = NDArray[np.float64]
-QUERY_BLOCK = 1024
-BASE_BLOCK = 8192
-PAIRS_AT_ONCE = 1 << 22
+QUERY_BLOCK = 6144
+BASE_BLOCK = 4096
+STRIP = 256
+NUMBERS_AT_ONCE = 1 << 20
+NUMBERS_WAITING = 1 << 26
 
 
 def nearest(
@@ -40,52 +42,97 @@ def nearest(
     """
     if len(base) == 0:
         raise ValueError("there is nothing to be near to")
-    centre = base.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = base - centre
-    norms = np.einsum("ij,ij->i", centred, centred)
+    centre = base.mean(axis=0)  # any point would do: near the middle, rounding is smallest
+    known, half_norms = _centred(base, centre)
+    largest = half_norms.max()
+    known[:, -1] = -half_norms
     index, distance = np.zeros(len(queries), np.int64), np.full(len(queries), np.inf)
-    for rows in _blocks(len(queries), QUERY_BLOCK):
-        block = queries[rows] - centre
-        index[rows], distance[rows] = _nearest_in_block(queries[rows], block, base, centred, norms)
+    for rows in _even_blocks(len(queries), QUERY_BLOCK):
+        block, own = _centred(queries[rows], centre)
+        search = _Search(queries[rows], base, slack=_rounding_error(base.shape[1]) * (own + largest))
+        index[rows], distance[rows] = search.run(block, known)
         if progress is not None:
             progress(len(block))
     return index, distance
 
 
-def _nearest_in_block(
-    queries: Float32Array, block: Float32Array, base: Float32Array, centred: Float32Array, norms: Float32Array
-) -> tuple[Int64Array, Float64Array]:
-    own = np.einsum("ij,ij->i", block, block)
-    slack = _rounding_error(block.shape[1]) * (own + norms.max())
-    proposed = np.full(len(block), np.inf, np.float32)
-    index, square = np.zeros(len(block), np.int64), np.full(len(block), np.inf)
-    for columns in _blocks(len(base), BASE_BLOCK):
-        squares = block @ centred[columns].T
-        squares *= -2
-        squares += own[:, None]
-        squares += norms[None, columns]
-        proposed = np.minimum(proposed, squares.min(axis=1))
-        query, candidate = np.nonzero(squares <= (proposed + slack)[:, None])
-        exact = _exact_squares(queries, base[columns], query, candidate)
+def _centred(vectors: Float32Array, centre: Float32Array) -> tuple[Float32Array, Float32Array]:
+    """The vectors minus `centre` with a column of ones, float32 (n, d + 1), and half of their squared norms, (n,)."""
+    moved = np.ones((len(vectors), vectors.shape[1] + 1), np.float32)
+    np.subtract(vectors, centre, out=moved[:, :-1])
+    return moved, np.einsum("ij,ij->i", moved[:, :-1], moved[:, :-1]) / np.float32(2)
+
+
+class _Search:
+    """One block of queries on its way through the base.
+
+    The nearest b has the largest q·b − ‖b‖²/2, one product for vectors with one column more. Only strips of
+    the base whose best comes near a query's best so far are looked at again; what is found is measured at the end.
+    """
+
+    def __init__(self, queries: Float32Array, base: Float32Array, *, slack: Float32Array) -> None:
+        self.queries, self.base, self.slack = queries, base, slack
+        self.best = np.full(len(queries), -np.inf, np.float32)
+        self.index, self.square = np.zeros(len(queries), np.int64), np.full(len(queries), np.inf)
+        self.waiting: list[tuple[Int64Array, Int64Array, Float32Array]] = []
+        self.pairs_waiting = 0
+
+    def run(self, block: Float32Array, known: Float32Array) -> tuple[Int64Array, Float64Array]:
+        products = np.empty((min(BASE_BLOCK, len(known)), len(block)), np.float32)
+        for rows in _blocks(len(known), BASE_BLOCK):
+            scores = products[: rows.stop - rows.start]
+            np.matmul(known[rows], block.T, out=scores)
+            self._propose(scores, rows.start)
+        self._measure()
+        return self.index, np.sqrt(self.square)
+
+    def _propose(self, scores: Float32Array, start: int) -> None:
+        """Keep every pair within the rounding error of its query's best so far; `scores` is (base, queries)."""
+        strips = list(_blocks(len(scores), STRIP))
+        tops = np.stack([scores[strip].max(axis=0) for strip in strips])
+        np.maximum(self.best, tops.max(axis=0), out=self.best)
+        floor = self.best - self.slack
+        for strip, top in zip(strips, tops, strict=True):
+            query = np.flatnonzero(top >= floor)
+            if len(query):
+                seen = scores[strip, query]
+                row, column = np.divmod(np.flatnonzero(seen >= floor[query]), len(query))
+                self._keep(query[column], row + (start + strip.start), seen[row, column])
+
+    def _keep(self, query: Int64Array, candidate: Int64Array, score: Float32Array) -> None:
+        self.waiting.append((query, candidate, score))
+        self.pairs_waiting += len(query)
+        if self.pairs_waiting * self.queries.shape[1] > NUMBERS_WAITING:
+            self._measure()
+
+    def _measure(self) -> None:
+        """Measure what was kept in double precision; among equals the lowest index wins."""
+        if not self.waiting:
+            return
+        parts = [np.concatenate(part) for part in zip(*self.waiting, strict=True)]
+        near = parts[2] >= (self.best - self.slack)[parts[0]]
+        query, candidate = parts[0][near], parts[1][near]
+        exact = _exact_squares(self.queries, self.base, query, candidate)
         order = np.lexsort((candidate, exact, query))
         first = order[np.unique(query[order], return_index=True)[1]]
-        better = first[exact[first] < square[query[first]]]
-        square[query[better]] = exact[better]
-        index[query[better]] = candidate[better] + columns.start
-    return index, np.sqrt(square)
+        better = first[exact[first] < self.square[query[first]]]
+        self.square[query[better]] = exact[better]
+        self.index[query[better]] = candidate[better]
+        self.waiting, self.pairs_waiting = [], 0
 
 
 def _rounding_error(dimensions: int) -> float:
-    """Bound of the error of a single-precision squared distance, as a share of the squared norms' sum.
+    """Bound of twice the error of a single-precision q·b − ‖b‖²/2, as a share of half the squared norms' sum.
 
-    A product summed over d terms errs by at most about d·2⁻²⁴ of the norms (Higham 2002, section 3.1).
+    A sum of d products errs by at most about d·2⁻²⁴ of the norms (Higham 2002, section 3.1): the product itself, the
+    norm in it, and the norm before it. Twice, because the best proposal and the true neighbour may err apart.
     """
-    return (2 * dimensions + 16) * 2.0**-24
+    return (6 * dimensions + 48) * 2.0**-24
 
 
 def _exact_squares(queries: Float32Array, base: Float32Array, query: Int64Array, candidate: Int64Array) -> Float64Array:
     squares = np.empty(len(query))
-    for pairs in _blocks(len(query), max(1, PAIRS_AT_ONCE // queries.shape[1])):
+    for pairs in _blocks(len(query), max(1, NUMBERS_AT_ONCE // queries.shape[1])):
         gap = queries[query[pairs]].astype(np.float64) - base[candidate[pairs]]
         squares[pairs] = np.einsum("ij,ij->i", gap, gap)
     return squares
@@ -111,5 +158,10 @@ def typical_distance(
     return distance
 
 
+def _even_blocks(length: int, largest: int) -> Iterator[slice]:
+    """As few blocks as may be, about equally long: a short last one would use the processor badly."""
+    return _blocks(length, -(-length // max(1, -(-length // largest))))
+
+
 def _blocks(length: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+    return (slice(start, min(start + size, length)) for start in range(0, length, max(size, 1)))
