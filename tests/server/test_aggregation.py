@@ -74,16 +74,18 @@ def test_the_mean_is_over_those_who_answered(tmp_path):
 @given(st.integers(0, 2**32), st.integers(2, 12), st.sampled_from([1e-4, 1.0, 1e3]))
 def test_any_order_gives_the_same_bits_and_the_mean_of_float64(tmp_path_factory, seed, hospitals, size):
     folder, rng = tmp_path_factory.getbasetemp(), np.random.default_rng(seed)
-    base = {"w": rng.normal(size=(3, 5)).astype(np.float32)}
+    base = {"w": rng.normal(size=(3, 5)).astype(np.float32), "wide": rng.normal(size=7)}
     weights = {f"h{i}": float(w) for i, w in enumerate(rng.uniform(0.1, 3, hospitals))}
-    replies = {name: {"w": base["w"] + rng.normal(scale=size, size=(3, 5)).astype(np.float32)} for name in weights}
+    replies = {
+        name: {k: a + rng.normal(scale=size, size=a.shape).astype(a.dtype) for k, a in base.items()} for name in weights
+    }
     shuffled = {name: replies[name] for name in rng.permutation(list(replies))}
-    once, again = (mean(base, order, weights, folder)["w"].numpy() for order in (replies, shuffled))
-    assert once.tobytes() == again.tobytes()
-    exact = np.average(
-        [reply["w"].astype(np.float64) for reply in replies.values()], axis=0, weights=[*weights.values()]
-    )
-    np.testing.assert_allclose(once, exact, rtol=2**-23, atol=2.0**-45)
+    once, again = (mean(base, order, weights, folder) for order in (replies, shuffled))
+    for name, rounding in (("w", 2**-23), ("wide", 0)):
+        assert once[name].numpy().tobytes() == again[name].numpy().tobytes()
+        sent = [reply[name].astype(np.float64) for reply in replies.values()]
+        exact = np.average(sent, axis=0, weights=list(weights.values()))
+        np.testing.assert_allclose(once[name].numpy(), exact, rtol=rounding, atol=2.0**-44 + size * 2.0**-48)
 
 
 def test_a_tensor_of_many_blocks_is_worked_on_whole(tmp_path, monkeypatch):

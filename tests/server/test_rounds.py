@@ -15,6 +15,7 @@ from manikin.common.plan import Party, Plan
 from manikin.common.study import parse_study
 from manikin.common.wire import Reply
 from manikin.privacy.chain import LedgerHead, sign_head
+from manikin.server import replies
 from manikin.server.channel import Missing
 from manikin.server.checkpoints import Checkpoints
 from manikin.server.rounds import Rounds
@@ -139,6 +140,24 @@ def test_no_more_than_one_answer_is_held(plan, tmp_path):
 
     run(plan, tmp_path, Counted(("north", "south", "coast")))
     assert len(alive) == 12
+
+
+def test_no_generator_is_made_while_answers_come(plan, tmp_path, monkeypatch):
+    """Beside the weights sent and an answer it would be one model more, or three."""
+    made, asking = [], []
+    original = generators.create
+    monkeypatch.setattr(generators, "create", lambda spec: made.append(bool(asking)) or original(spec))
+    replies._private.cache_clear()
+
+    class Watched(Hospitals):
+        def ask(self, tasks, *, deadline_s):
+            asking.append(True)
+            yield from super().ask(tasks, deadline_s=deadline_s)
+            asking.clear()
+
+    run(plan, tmp_path, Watched())
+    assert made
+    assert not any(made)
 
 
 def test_nothing_of_a_hospital_that_moves_a_weight_beyond_reach_is_folded_in(study_dict, tmp_path):

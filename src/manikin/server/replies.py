@@ -50,7 +50,7 @@ class Check:
         )
 
     def _kept(self, task: Task, reply: Reply) -> bool:
-        frozen = set(task.arrays) - _private(self.plan.generator_spec().to_json())
+        frozen = set(task.arrays) - moving(self.plan)
         return all(np.array_equal(_bits(task.arrays[name]), _bits(reply.arrays[name])) for name in frozen)
 
     def _head_fits(self, name: str, task: Task, reply: Reply) -> bool:
@@ -65,6 +65,11 @@ class Check:
             return False
         asked = (name, task.plan_digest, task.step, task.digest.hex())
         return (head.hospital, head.plan, head.step, head.request) == asked
+
+
+def moving(plan: Plan) -> frozenset[str]:
+    """Names of the tensors that training may move. The first call makes a generator, so it comes before any reply."""
+    return _private(plan.generator_spec().to_json())
 
 
 @lru_cache(maxsize=4)

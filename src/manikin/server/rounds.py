@@ -29,7 +29,7 @@ from manikin.server.checkpoints import Checkpoint, Checkpoints
 from manikin.server.descent import Descent
 from manikin.server.offers import opening
 from manikin.server.pretraining import adapt, pretrain, prior_images
-from manikin.server.replies import layout
+from manikin.server.replies import layout, moving
 from manikin.server.sums import SecureSums, Sum
 
 CANARY_STEP = 0
@@ -198,6 +198,7 @@ class Rounds:
         if not self.checkpoint.state:
             self.checkpoint.state = self.generator.state()
         self._generator = None
+        moving(self.plan)  # known before answers need the room
         state = to_numpy(self.checkpoint.state)
         with StateMean(state, self._weights(), self.checkpoints.file.parent) as mean:
             self.ask(step, arrays=state, expected=layout(state), fold=mean.add)
