@@ -87,7 +87,8 @@ def test_a_line_holds_ratios_and_the_page_every_case(engine, tiny, monkeypatch):
     assert line["case"] == "tiny"
     assert line["ratio_to_nonprivate"] == 0.9
     assert line["ratio_to_opacus_hooks"] is None
-    assert line["peak_memory_ratio"] == 1.1
+    assert line["peak_memory_ratio"] == 0.55
+    assert line["peak_memory_ratio_to_one_patient"] == 1.1
     assert line["megabytes"]["nonprivate"] == {"1": 10.0, "2": 20.0}
     assert line["milliseconds_a_patient"]["manikin"] == pytest.approx(666.67)
     page = engine.table([line])
