@@ -54,6 +54,8 @@ def test_the_whole_journey_with_files_alone(manikin, coordinator, join, tmp_path
     proposed = json.loads(out.splitlines()[-1])
     assert (proposed["participants"], proposed["rounds"], proposed["messages"]) == (["north", "south"], 0, 3)
     assert 0 < proposed["epsilon"] <= 3
+    assert (proposed["officers"], proposed["officers_needed"]) == ([], 0)
+    assert "No officer decides on the release" in out
     plan = proposed["file"]
 
     code, out, err = manikin("hospital", "review", plan, "--hospital", north[0], "--json")

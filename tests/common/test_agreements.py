@@ -11,6 +11,7 @@ from manikin.common.agreements import (
     Approval,
     Card,
     Enrolment,
+    OfficerCard,
     PlanDocument,
     Refusal,
     agreed_plan,
@@ -36,6 +37,10 @@ def enrolment(**changes):
     return Enrolment(**(values | changes))
 
 
+def officer(**changes):
+    return OfficerCard(**({"name": "Ada", "institution": "North Clinic", "key": KEY.public_key.hex()} | changes))
+
+
 def card(**changes):
     values = {"name": "Study", "key": KEY.public_key.hex(), "address": "[::1]:8443", "registry": "", "ca": "PEM"}
     return Card(**(values | {"reviewer": REVIEWER} | changes))
@@ -53,7 +58,7 @@ def plan_document(plan, *signers):
 
 
 @pytest.mark.parametrize(
-    "document", [enrolment(), card(), APPROVAL, Refusal(plan="b" * 64, hospital="Süd", reason="not now")]
+    "document", [enrolment(), card(), officer(), APPROVAL, Refusal(plan="b" * 64, hospital="Süd", reason="not now")]
 )
 def test_a_document_comes_back_for_a_key_that_signed_it(document):
     content = write(document, KEY)
@@ -120,8 +125,10 @@ def test_an_unknown_kind_is_named_none():
 def test_an_introduction_holds_only_with_the_key_that_it_names():
     assert introduced_by(write(enrolment(), KEY), Enrolment) == enrolment()
     assert introduced_by(write(card(), KEY), Card) == card()
-    with pytest.raises(VerificationFailed):
-        introduced_by(write(enrolment(), OTHER), Enrolment)
+    assert introduced_by(write(officer(), KEY), OfficerCard) == officer()
+    for document in (enrolment(), card(), officer()):
+        with pytest.raises(VerificationFailed):
+            introduced_by(write(document, OTHER), type(document))
 
 
 def test_a_new_key_replaces_an_old_one_only_with_both_signatures():

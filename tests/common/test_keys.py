@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from manikin.common.errors import Misconfigured, VerificationFailed
-from manikin.common.keys import SigningKey, fingerprint, key_digest, load_trust, matches, write_trust
+from manikin.common.keys import SigningKey, Trust, TrustedKey, fingerprint, key_digest, load_trust, matches, write_trust
 
 
 def test_a_saved_key_signs_the_same(tmp_path):
@@ -92,7 +92,17 @@ def test_a_trust_file_gives_back_its_keys(tmp_path):
     roles = {"North": "coordinator", "Süd": "hospital"}
     keys = tuple(SigningKey.generate().trusted(name, role) for name, role in roles.items())
     write_trust(tmp_path / "trust.json", keys)
-    assert load_trust(tmp_path / "trust.json") == keys
+    assert load_trust(tmp_path / "trust.json") == Trust(keys)
+
+
+def test_a_trust_file_gives_back_officers_how_many_are_needed_and_the_plan(tmp_path):
+    keys = tuple(TrustedKey(n, "officer", SigningKey.generate().public_key, f"{n} Clinic") for n in ("Ada", "Bo"))
+    write_trust(tmp_path / "trust.json", keys, officers_needed=2, plan="c" * 64)
+    trust = load_trust(tmp_path / "trust.json")
+    assert trust == Trust(keys, 2, "c" * 64)
+    assert [(o.name, o.institution, o.public_key) for o in trust.officers] == [
+        (k.name, k.institution, k.public_key) for k in keys
+    ]
 
 
 def test_a_missing_trust_file_says_what_to_do(tmp_path):
@@ -102,6 +112,8 @@ def test_a_missing_trust_file_says_what_to_do(tmp_path):
 
 
 GOOD = {"name": "North", "role": "coordinator", "public_key": "A" * 43 + "="}
+ADA = {"name": "Ada", "role": "officer", "public_key": "B" * 42 + "A=", "institution": "North"}
+BO = ADA | {"name": "Bo", "public_key": "C" * 42 + "A=", "institution": "South"}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +128,15 @@ GOOD = {"name": "North", "role": "coordinator", "public_key": "A" * 43 + "="}
         {"schema": 1, "keys": [GOOD | {"public_key": "AAAA"}]},
         {"schema": 1, "keys": [GOOD | {"public_key": "?"}]},
         {"schema": 1, "keys": [GOOD, GOOD | {"name": "Twice"}]},
+        {"schema": 1, "keys": [GOOD], "officers_needed": 1},
+        {"schema": 1, "keys": [GOOD], "plan": "x"},
+        {"schema": 1, "keys": [GOOD | {"institution": "North"}]},
+        {"schema": 1, "keys": [GOOD, ADA, BO]},
+        {"schema": 1, "keys": [GOOD, ADA, BO], "officers_needed": 1},
+        {"schema": 1, "keys": [GOOD, ADA, BO], "officers_needed": True},
+        {"schema": 1, "keys": [GOOD, ADA, BO | {"institution": "NORTH"}], "officers_needed": 2},
+        {"schema": 1, "keys": [GOOD, ADA, BO | {"institution": "\n"}], "officers_needed": 2},
+        {"schema": 1, "keys": [GOOD, ADA, {k: v for k, v in BO.items() if k != "institution"}], "officers_needed": 2},
     ],
 )
 def test_trust_files_of_another_shape_are_refused(tmp_path, content):

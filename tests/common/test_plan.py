@@ -4,6 +4,7 @@ import dataclasses
 import pytest
 
 from manikin.common.errors import ManikinError, Misconfigured, ProtocolViolation
+from manikin.common.officers import Officer
 from manikin.common.plan import Party, Plan
 from manikin.common.study import parse_study
 
@@ -69,3 +70,48 @@ def test_steps_are_numbered_in_order_and_rounds_cover_all_sgd_steps(plan):
     assert [step.action for step in steps] == ["open", "release", "train", "train", "audit"]
     taken = [i for step in steps if step.action == "train" for i in plan.sgd_steps(step)]
     assert taken == list(range(5))
+
+
+def officers(*institutions):
+    return [Officer(f"O{i}", f"{i}" * 64, institution) for i, institution in enumerate(institutions, start=1)]
+
+
+HUB, HOSPITALS = Party("hub", "f" * 64), [Party("a", "a" * 64), Party("b", "b" * 64)]
+
+
+def test_officers_and_how_many_are_needed_are_part_of_the_plan(plan):
+    named = plan.agreed(HUB, HOSPITALS, officers=officers("N", "S", "S"), officers_needed=2)
+    assert Plan.from_dict(named.to_dict()) == named
+    others = (
+        plan.agreed(HUB, HOSPITALS),
+        plan.agreed(HUB, HOSPITALS, officers=officers("N", "S", "S"), officers_needed=3),
+        plan.agreed(HUB, HOSPITALS, officers=officers("N", "S", "C"), officers_needed=2),
+    )
+    assert len({named.digest, *(other.digest for other in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("named", "needed"),
+    [((), 1), (officers("N", "S"), 0), (officers("N", "S"), 1), (officers("N", "N"), 2)],
+    ids=["nobody", "none-needed", "one-needed", "one-institution"],
+)
+def test_officers_who_cannot_decide_make_no_plan(plan, named, needed):
+    with pytest.raises(Misconfigured):
+        plan.agreed(HUB, HOSPITALS, officers=named, officers_needed=needed)
+    with pytest.raises(ProtocolViolation):
+        Plan.from_dict(dataclasses.replace(plan, officers=tuple(named), officers_needed=needed).to_dict())
+
+
+@pytest.mark.parametrize("key", ["f" * 64, "a" * 64], ids=["coordinator", "hospital"])
+def test_an_officer_has_nobody_elses_key(plan, key):
+    with pytest.raises(Misconfigured, match="proposed") as refused:
+        plan.agreed(HUB, HOSPITALS, officers=[*officers("N"), Officer("Bo", key, "S")], officers_needed=2)
+    assert "key of another party" in refused.value.why
+
+
+@pytest.mark.parametrize("missing", ["officers", "officers_needed"])
+def test_a_plan_that_is_silent_about_officers_is_refused(plan, missing):
+    raw = plan.to_dict()
+    del raw[missing]
+    with pytest.raises(ProtocolViolation):
+        Plan.from_dict(raw)

@@ -13,6 +13,7 @@ from manikin.common.errors import Misconfigured
 
 if TYPE_CHECKING:
     from manikin.client.agreements import Review
+    from manikin.common.plan import Plan
 
 Folder = Annotated[Path, typer.Option("--hospital", help="The hospital's folder.")]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan, as the coordinator sent it.")]
@@ -175,15 +176,24 @@ def _rows(held: Review) -> list[tuple[str, str, str, str]]:
         collusion = held.plan.study.federation.collusion
         rows += [
             ("holds against", f"the coordinator with {collusion} hospital(s)", "", ""),
-            ("the release alone", f"ε = {adversaries.release.value:.3f}, with every hospital's noise", "", ""),
+            ("holds for the release alone", f"ε = {adversaries.release.value:.3f}, with every hospital's noise", "", ""),
             ("if the masks were broken", f"ε = {adversaries.broken.value:.3f}, with your own noise alone", "", ""),
         ]
+    rows.append(("the release", deciding(held.plan), "", ""))
     (epsilon, delta), (epsilon_after, delta_after) = life.spent, life.after
     rows.append((
         "budget over the cohort's life", f"ε: {epsilon:g} → {epsilon_after:g}, δ: {delta:g} → {delta_after:g}",
         f"at most ε = {life.limit[0]:g}, δ = {life.limit[1]:g}", _verdict(life.holds),
     ))  # fmt: skip
     return rows + [(r.rule, r.planned, r.allowed, _verdict(r.holds)) for r in held.rulings]
+
+
+def deciding(plan: Plan) -> str:
+    """Who decides on a plan's release, in words."""
+    if not plan.officers:
+        return "No officer decides on the release: the plan names none."
+    named = ", ".join(f"{officer.name} ({officer.institution})" for officer in plan.officers)
+    return f"{plan.officers_needed} of these officers must approve the release: {named}."
 
 
 def _described(held: Review) -> dict[str, Any]:
@@ -196,6 +206,8 @@ def _described(held: Review) -> dict[str, Any]:
         "allowed": _refused(held) is None,
         "epsilon": held.costs.value,
         "delta": held.plan.study.privacy.delta,
+        "officers": [asdict(officer) for officer in held.plan.officers],
+        "officers_needed": held.plan.officers_needed,
         "leaves": [{**asdict(part), "size_bytes": _finite(part.size_bytes)} for part in held.leaves],
         "life": {"spent": held.life.spent, "after": held.life.after, "limit": held.life.limit},
         "rules": [asdict(ruling) for ruling in held.rulings],

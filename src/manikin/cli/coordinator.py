@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manikin.cli.agreements import read_document
+from manikin.cli.agreements import deciding, read_document
 from manikin.cli.console import finish, say
 from manikin.cli.running import resume, run, say_expiry, status
 from manikin.cli.watching import coordinator_metrics
@@ -15,6 +15,7 @@ from manikin.common.errors import Misconfigured
 
 if TYPE_CHECKING:
     from manikin.common.plan import Plan
+    from manikin.server.agreements import Coordinator
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -48,45 +49,77 @@ def init(
 def enroll(
     coordinator: Folder,
     enrolments: Annotated[
-        list[Path] | None, typer.Argument(metavar="ENROLMENT...", help="What hospitals sent.")
+        list[Path] | None, typer.Argument(metavar="CARD...", help="What hospitals and officers sent.")
     ] = None,
     fingerprint: Annotated[
-        list[str] | None, typer.Option(help="At least the first 16 digits, as a hospital read them out. Repeatable.")
+        list[str] | None, typer.Option(help="At least the first 16 digits, as their owner read them out. Repeatable.")
     ] = None,
     revoke: Annotated[str | None, typer.Option(metavar="NAME", help="Trust the keys of NAME no more.")] = None,
     json_output: Json = False,
 ) -> None:
-    """Accept hospitals, or their new keys, or revoke one."""
-    from manikin.server import agreements
+    """Accept hospitals, or their new keys, and officers; or revoke one."""
+    from manikin.server import agreements, officers
 
     place = agreements.Coordinator.open(coordinator)
     if bool(enrolments) == (revoke is not None):
-        raise Misconfigured("Say one thing to do.", "", "Give enrolments, or --revoke NAME.")
+        raise Misconfigured("Say one thing to do.", "", "Give what hospitals and officers sent, or --revoke NAME.")
     for content in [read_document(file) for file in enrolments or []]:
-        accepted = agreements.enroll(place, content, fingerprint or [])
-        say(f"{accepted.name} is enrolled.")
-        if place.registry:
-            say(f"  Send it {place.folder / 'hospitals' / accepted.name}.client.pem, for gateway/client.pem.")
+        _accept(place, content, fingerprint or [])
     if revoke is not None:
-        key = agreements.revoke(place, revoke)
+        key = (officers if revoke in officers.known(place) else agreements).revoke(place, revoke)
         say(f"{revoke} is revoked: the key {key[:16]} counts no more, also in plans that were approved.")
-    hospitals = agreements.enrolled(place)
-    step = f"manikin coordinator propose STUDY.toml --coordinator {coordinator}"
+    hospitals, deciders = agreements.enrolled(place), officers.known(place)
     say(f"Enrolled: {', '.join(hospitals) or 'nobody'}.")
-    finish({"hospitals": {e.name: e.key for e in hospitals.values()}}, json_output, next_step=step)
+    say(f"Officers: {', '.join(f'{o.name} ({o.institution})' for o in deciders.values()) or 'nobody'}.")
+    result = {
+        "hospitals": {e.name: e.key for e in hospitals.values()},
+        "officers": {o.name: {"key": o.key, "institution": o.institution} for o in deciders.values()},
+    }
+    step = f"manikin coordinator propose STUDY.toml --coordinator {coordinator}" + (" --officers K" if deciders else "")
+    finish(result, json_output, next_step=step)
+
+
+def _accept(place: Coordinator, content: bytes, said: list[str]) -> None:
+    """A hospital or an officer, whichever the document introduces."""
+    from manikin.common.agreements import OfficerCard, claimed
+    from manikin.server import agreements, officers
+
+    if isinstance(claimed(content), OfficerCard):
+        card = officers.accept(place, content, said)
+        say(f"{card.name} of {card.institution} is accepted as an officer.")
+        return
+    accepted = agreements.enroll(place, content, said)
+    say(f"{accepted.name} is enrolled.")
+    if place.registry:
+        say(f"  Send it {place.folder / 'hospitals' / accepted.name}.client.pem, for gateway/client.pem.")
 
 
 @app.command()
 def propose(
     study: Annotated[Path, typer.Argument(help="The study's TOML file.")],
     coordinator: Folder,
+    officers: Annotated[
+        int | None,
+        typer.Option("--officers", metavar="K", help="How many of the accepted officers must approve the release."),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Make a signed plan of a study, between this coordinator and all enrolled hospitals."""
     from manikin.common.study import load_study
     from manikin.server import agreements
+    from manikin.server.officers import known
 
-    plan, file = agreements.propose(agreements.Coordinator.open(coordinator), load_study(study))
+    place = agreements.Coordinator.open(coordinator)
+    deciders = tuple(known(place).values())
+    if deciders and officers is None:
+        raise Misconfigured(
+            f"{len(deciders)} officers are accepted, and it is not said how many must approve.",
+            "Nothing about who decides has a default.",
+            "Give --officers K; with 0 nobody decides, and the release says so.",
+        )
+    needed = officers or 0
+    named = deciders if needed else ()
+    plan, file = agreements.propose(place, load_study(study), officers=named, officers_needed=needed)
     _describe(plan, file, json_output)
 
 
@@ -101,12 +134,15 @@ def _describe(plan: Plan, file: Path, json_output: bool) -> None:
     say(f"Plan {plan.digest}")
     say(f"Between {plan.coordinator.name if plan.coordinator else ''} and {', '.join(names)}; quorum "
         f"{plan.study.federation.quorum}.")  # fmt: skip
+    say(deciding(plan))
     say(f"Costs one {privacy.unit} ε = {spent:.3f} at δ = {privacy.delta:g}, of ε = {privacy.epsilon:g} asked for.")
     say(f"Each hospital is asked {len(steps)} times: {rounds} rounds of training; {charged} answers carry content.")
     result = {
         "plan": plan.digest,
         "file": str(file),
         "participants": names,
+        "officers": [f"{officer.name} ({officer.institution})" for officer in plan.officers],
+        "officers_needed": plan.officers_needed,
         "epsilon": spent,
         "delta": privacy.delta,
         "rounds": rounds,

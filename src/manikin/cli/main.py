@@ -30,7 +30,8 @@ def build() -> typer.Typer:
     groups = {
         "hospital": "What a hospital runs.",
         "coordinator": "What a coordinator runs.",
-        "release": "Check what a consortium released.",
+        "officer": "What a privacy officer holds.",
+        "release": "Decide on a release, and check one.",
     }
     for name, text in groups.items():
         module = importlib.import_module(f"manikin.cli.{name}")

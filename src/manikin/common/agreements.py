@@ -1,9 +1,10 @@
-"""The documents that coordinator and hospitals agree by: enrolment, card, plan, approval, refusal.
+"""The documents that parties agree by: a hospital's enrolment, a coordinator's and an officer's card, plan, approval,
+refusal.
 
 Each is a closed value, signed as `documents` says, with a predicate type of its own, so that none can be taken for
 another. They are files: how they travel does not matter. `read` gives a document back only if one of the keys asked
-for signed exactly these bytes. An enrolment and a card carry the key that signed them (`introduced_by`): that shows who
-holds the key, and only a fingerprint read out over another line shows whose it is.
+for signed exactly these bytes. An enrolment and the cards carry the key that signed them (`introduced_by`): that shows
+who holds the key, and only a fingerprint read out over another line shows whose it is.
 
 Not promised: that a document is recent. What an old one could do is bounded elsewhere: a revoked key stays revoked, a
 plan is named by its digest, and a hospital's refusal outweighs its approval.
@@ -92,6 +93,23 @@ class Card(Document):
     reviewer: ReviewerKey
 
 
+class OfficerCard(Document):
+    """An officer introduces themselves; signed by their key.
+
+    Args:
+        name: the officer, as people call them.
+        institution: for whom the officer speaks.
+        key: decisions are signed with it.
+    """
+
+    PREDICATE: ClassVar[str] = PREDICATE_PREFIX + "officer:v1"
+    ROLE: ClassVar[Role] = "officer"
+
+    name: Name
+    institution: Name
+    key: Key
+
+
 class PlanDocument(Document):
     """A plan, as its coordinator proposes it; `agreed_plan` reads it."""
 
@@ -123,9 +141,9 @@ class Refusal(Document):
 
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
-KINDS: tuple[type[Document], ...] = (Enrolment, Card, PlanDocument, Approval, Refusal)
+KINDS: tuple[type[Document], ...] = (Enrolment, Card, OfficerCard, PlanDocument, Approval, Refusal)
 Kind = TypeVar("Kind", bound=Document)
-Introduction = TypeVar("Introduction", Enrolment, Card)
+Introduction = TypeVar("Introduction", Enrolment, Card, OfficerCard)
 
 
 def write(document: Document, *signers: SigningKey) -> bytes:
@@ -180,6 +198,9 @@ def agreed_plan(content: bytes) -> Plan:
         plan = Plan.from_dict({**raw, "noise_multipliers": noise})
         for party in (*plan.participants, *filter(None, [plan.coordinator])):
             _NAME.validate_python(party.name)
+        for officer in plan.officers:
+            _NAME.validate_python(officer.name)
+            _NAME.validate_python(officer.institution)
     except (ManikinError, ValueError, TypeError) as error:
         raise _refused(f"It holds no plan that this version understands: {error}") from None
     if plan.coordinator is None:

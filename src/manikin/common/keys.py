@@ -12,21 +12,22 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from manikin.common.errors import Misconfigured, VerificationFailed
+from manikin.common.errors import ManikinError, Misconfigured, VerificationFailed
 from manikin.common.files import write_atomically
+from manikin.common.officers import NAME_CHARACTERS_MAX, Officer, problem_with
 
 PUBLIC_KEY_BYTES = 32
 
 FINGERPRINT_DIGITS_MIN = 16  # 64 bits: nobody makes another key that begins so
 
-Role = Literal["coordinator", "hospital"]  # a trust file with any other is refused
+Role = Literal["coordinator", "hospital", "officer"]  # a trust file with any other is refused
 
 
 def key_digest(public_key: bytes) -> str:
@@ -84,11 +85,37 @@ class TrustedKey:
         name: who holds it, as people call them.
         role: what it may sign.
         public_key: 32 raw bytes, Ed25519.
+        institution: an officer's; empty for others.
     """
 
     name: str
     role: Role
     public_key: bytes
+    institution: str = ""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whom somebody trusts, and with what.
+
+    Args:
+        keys: coordinators, hospitals and officers.
+        officers_needed: how many of the officers must have approved a release; 0 if there are none.
+        plan: the only plan whose release is trusted, a digest; empty if any of the coordinator's is.
+    """
+
+    keys: tuple[TrustedKey, ...]
+    officers_needed: int = 0
+    plan: str = ""
+
+    @property
+    def officers(self) -> tuple[Officer, ...]:
+        """Those who decide."""
+        return tuple(Officer(k.name, k.public_key.hex(), k.institution) for k in self.keys if k.role == "officer")
+
+    def of(self, role: Role) -> tuple[TrustedKey, ...]:
+        """The keys of one role."""
+        return tuple(key for key in self.keys if key.role == role)
 
 
 class SigningKey:
@@ -160,35 +187,65 @@ class _TrustEntry(_Closed):
     name: str = Field(min_length=1, max_length=200)
     role: Role
     public_key: str
+    institution: str = Field(default="", max_length=NAME_CHARACTERS_MAX)
 
 
 class _TrustFile(_Closed):
     schema_version: Literal[1] = Field(alias="schema")
     keys: list[_TrustEntry] = Field(min_length=1)
+    officers_needed: int = Field(default=0, ge=0)
+    plan: str = Field(default="", pattern="^([0-9a-f]{64})?$")
 
 
-def write_trust(path: Path, keys: Iterable[TrustedKey]) -> None:
-    """Write a trust file: to be handed over by another way than what it verifies."""
-    entries = [
-        {"name": key.name, "role": key.role, "public_key": base64.b64encode(key.public_key).decode()} for key in keys
-    ]
-    write_atomically(path, json.dumps({"schema": 1, "keys": entries}, indent=2, ensure_ascii=False).encode() + b"\n")
+def write_trust(path: Path, keys: Iterable[TrustedKey], *, officers_needed: int = 0, plan: str = "") -> None:
+    """Write a trust file: to be handed over by another way than what it verifies.
+
+    Args:
+        path: the file.
+        keys: whom to trust.
+        officers_needed: see `Trust`.
+        plan: see `Trust`.
+    """
+    content: dict[str, Any] = {"schema": 1, "keys": [_entry(key) for key in keys]}
+    content |= ({"officers_needed": officers_needed} if officers_needed else {}) | ({"plan": plan} if plan else {})
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
-def load_trust(path: Path) -> tuple[TrustedKey, ...]:
-    """The keys of a trust file.
+def _entry(key: TrustedKey) -> dict[str, str]:
+    entry = {"name": key.name, "role": key.role, "public_key": base64.b64encode(key.public_key).decode()}
+    return entry | ({"institution": key.institution} if key.institution else {})
+
+
+def load_trust(path: Path) -> Trust:
+    """Whom a trust file trusts.
 
     Raises:
-        VerificationFailed: the file is missing, malformed, names a key twice or an unknown role.
+        VerificationFailed: the file is missing, malformed, names a key twice, an unknown role, or officers who cannot
+            decide.
     """
     next_step = "Ask the coordinator for it by another way than the bundle, and compare the fingerprint by voice."
     try:
-        content = _TrustFile.model_validate(json.loads(path.read_bytes()))
-        keys = tuple(TrustedKey(k.name, k.role, base64.b64decode(k.public_key, validate=True)) for k in content.keys)
+        raw = _TrustFile.model_validate(json.loads(path.read_bytes()))
+        keys = tuple(
+            TrustedKey(k.name, k.role, base64.b64decode(k.public_key, validate=True), k.institution) for k in raw.keys
+        )
     except FileNotFoundError:
         raise VerificationFailed(f"There is no trust file {path}.", "", next_step) from None
     except (OSError, ValidationError, ValueError, RecursionError):
         raise VerificationFailed(f"{path.name} is not a trust file.", "", next_step) from None
     if any(len(k.public_key) != PUBLIC_KEY_BYTES for k in keys) or len({k.public_key for k in keys}) != len(keys):
         raise VerificationFailed(f"{path.name} is refused.", "A key is repeated or not Ed25519.", next_step)
-    return keys
+    trust = Trust(keys, raw.officers_needed, raw.plan)
+    problem = _problem_with_trust(trust)
+    if problem:
+        raise VerificationFailed(f"{path.name} is refused.", problem, next_step)
+    return trust
+
+
+def _problem_with_trust(trust: Trust) -> str:
+    if any(bool(key.institution) != (key.role == "officer") for key in trust.keys):
+        return "An officer has no institution, or somebody else has one."
+    try:
+        return problem_with(trust.officers, trust.officers_needed)
+    except ManikinError as error:
+        return error.why

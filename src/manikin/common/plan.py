@@ -17,6 +17,7 @@ import rfc8785
 from manikin import __version__
 from manikin.common.errors import Misconfigured, ProtocolViolation
 from manikin.common.generators.base import GeneratorSpec
+from manikin.common.officers import Officer, problem_with
 from manikin.common.study import PretrainStage, ReleaseStage, Study, TrainStage, parse_study
 from manikin.common.wire import CHARGED
 
@@ -70,6 +71,8 @@ class Plan:
         code_version: version of Manikin that made the plan.
         coordinator: whose tasks count; None in a draft that no vault will follow.
         participants: the hospitals, whose replies and ledger heads count.
+        officers: who decides on the release; none where one person runs everything, and the release says so.
+        officers_needed: how many of them must approve; 0 if there are none.
     """
 
     study: Study
@@ -77,6 +80,8 @@ class Plan:
     code_version: str = __version__
     coordinator: Party | None = None
     participants: tuple[Party, ...] = ()
+    officers: tuple[Officer, ...] = ()
+    officers_needed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -85,20 +90,35 @@ class Plan:
             "code_version": self.code_version,
             "coordinator": asdict(self.coordinator) if self.coordinator else None,
             "participants": [asdict(party) for party in self.participants],
+            "officers": [asdict(officer) for officer in self.officers],
+            "officers_needed": self.officers_needed,
         }
 
-    def agreed(self, coordinator: Party, participants: Iterable[Party]) -> Plan:
-        """This plan between these parties.
+    def agreed(
+        self,
+        coordinator: Party,
+        participants: Iterable[Party],
+        *,
+        officers: Iterable[Officer] = (),
+        officers_needed: int = 0,
+    ) -> Plan:
+        """This plan between these parties, to be decided on by these officers.
 
         Raises:
-            Misconfigured: two parties share a name or a key, fewer participants than the quorum, or twice as many.
+            Misconfigured: two parties share a name or a key, fewer participants than the quorum, or twice as many; or
+                so many of these officers cannot decide.
         """
-        parties = tuple(participants)
-        plan = replace(self, coordinator=coordinator, participants=parties)
+        plan = replace(
+            self,
+            coordinator=coordinator,
+            participants=tuple(participants),
+            officers=tuple(officers),
+            officers_needed=officers_needed,
+        )
         problem = plan._problem_with_parties()
         if problem:
             raise Misconfigured(
-                "The study cannot be proposed to these hospitals.", problem, "Enrol others, or propose another study."
+                "The study cannot be proposed to these parties.", problem, "Enrol others, or propose another study."
             )
         return plan
 
@@ -115,7 +135,9 @@ class Plan:
             )
         if isinstance(federation.weights, tuple) and len(federation.weights) != len(parties):
             return f"{len(federation.weights)} weights are planned for {len(parties)} hospitals."
-        return ""
+        if keys & {officer.key for officer in self.officers}:
+            return "An officer has the key of another party."
+        return problem_with(self.officers, self.officers_needed)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Plan:
@@ -131,10 +153,13 @@ class Plan:
                 str(raw["code_version"]),
                 _party(raw["coordinator"]) if raw["coordinator"] else None,
                 tuple(_party(party) for party in raw["participants"]),
+                tuple(_officer(officer) for officer in raw["officers"]),
+                int(raw["officers_needed"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ProtocolViolation("A plan was refused.", f"It lacks {error}.", "Ask for the plan again.") from None
-        problem = plan._problem_with_parties() if plan.participants or plan.coordinator else ""
+        named = plan.participants or plan.coordinator or plan.officers or plan.officers_needed
+        problem = plan._problem_with_parties() if named else ""
         if problem:
             raise ProtocolViolation("A plan was refused.", problem, "Ask the coordinator to propose it again.")
         if len(plan.noise_multipliers) != len(plan.study.stage):
@@ -198,3 +223,7 @@ class Plan:
 
 def _party(raw: dict[str, Any]) -> Party:
     return Party(str(raw["name"]), str(raw["key"]))
+
+
+def _officer(raw: dict[str, Any]) -> Officer:
+    return Officer(str(raw["name"]), str(raw["key"]), str(raw["institution"]))

@@ -7,6 +7,7 @@
     tls/                          own authority, and the server's certificate
     coordinator.dsse.json         the public card
     hospitals/NAME.dsse.json      enrolments that were accepted, and NAME.client.pem for the registry
+    officers/NAME.dsse.json       cards of officers that were accepted (`officers`)
     revoked.json                  keys that count no more
     lock                          held while an enrolment, a revocation or an answer is looked up and written
     plans/DIGEST/plan.dsse.json   and approvals/NAME.dsse.json, an approval or a refusal
@@ -42,6 +43,7 @@ from manikin.common.keys import SigningKey, matches
 from manikin.common.processes import split_address
 
 if TYPE_CHECKING:
+    from manikin.common.officers import Officer
     from manikin.common.plan import Party, Plan
     from manikin.common.study import Study
 
@@ -168,7 +170,7 @@ def create_coordinator(folder: Path, name: str, address: str, registry: str = ""
     return coordinator
 
 
-def _one_at_a_time(
+def one_at_a_time(
     act: Callable[Concatenate[Coordinator, Arguments], Done],
 ) -> Callable[Concatenate[Coordinator, Arguments], Done]:
     """What one process or thread reads and then writes, no other changes in between."""
@@ -187,7 +189,7 @@ def _one_at_a_time(
     return alone
 
 
-@_one_at_a_time
+@one_at_a_time
 def enroll(coordinator: Coordinator, content: bytes, said: Sequence[str] = ()) -> Enrolment:
     """Accept a hospital, or its new key.
 
@@ -232,7 +234,7 @@ def _keep(coordinator: Coordinator, enrolment: Enrolment, content: bytes) -> Non
     write_atomically(folder / f"{enrolment.name}.client.pem", certificate)
     write_atomically(folder / f"{enrolment.name}{SUFFIX}", content)
     if enrolment.replaces is not None:
-        _revoke_key(coordinator, enrolment.replaces)
+        revoke_key(coordinator, enrolment.replaces)
 
 
 def enrolled(coordinator: Coordinator) -> dict[str, Enrolment]:
@@ -249,7 +251,7 @@ def enrolled(coordinator: Coordinator) -> dict[str, Enrolment]:
     return found
 
 
-@_one_at_a_time
+@one_at_a_time
 def revoke(coordinator: Coordinator, name: str) -> str:
     """From now on a hospital's key counts for nothing; the key.
 
@@ -260,7 +262,7 @@ def revoke(coordinator: Coordinator, name: str) -> str:
     known = everybody.get(name)
     if known is None:
         raise Misconfigured(f"{name} is not enrolled.", f"Enrolled: {', '.join(everybody) or 'nobody'}.", "Name one.")
-    _revoke_key(coordinator, known.key)
+    revoke_key(coordinator, known.key)
     return known.key
 
 
@@ -283,16 +285,26 @@ def revoked_keys(coordinator: Coordinator) -> frozenset[str]:
     return frozenset(keys)
 
 
-def _revoke_key(coordinator: Coordinator, key: str) -> None:
+def revoke_key(coordinator: Coordinator, key: str) -> None:
+    """Write down that a key counts no more; one after another, as `one_at_a_time` says."""
     keys = sorted(revoked_keys(coordinator) | {key})
     write_atomically(coordinator.folder / "revoked.json", canonical_json({"keys": keys}) + b"\n")
 
 
-def propose(coordinator: Coordinator, study: Study) -> tuple[Plan, Path]:
+def propose(
+    coordinator: Coordinator, study: Study, *, officers: Sequence[Officer] = (), officers_needed: int = 0
+) -> tuple[Plan, Path]:
     """The plan of a study between this coordinator and all enrolled hospitals, in the order of their names; its file.
 
+    Args:
+        coordinator: who proposes.
+        study: what is asked for.
+        officers: who will decide on the release (`officers.known`); nobody if none.
+        officers_needed: how many of them must approve.
+
     Raises:
-        Misconfigured: a family cannot do what a stage asks, or fewer hospitals than the quorum are enrolled.
+        Misconfigured: a family cannot do what a stage asks, fewer hospitals than the quorum are enrolled, or so many of
+            these officers cannot decide.
         BudgetExhausted: no noise meets the target.
     """
     from manikin.common.plan import Party
@@ -300,7 +312,9 @@ def propose(coordinator: Coordinator, study: Study) -> tuple[Plan, Path]:
 
     key = coordinator.signing_key
     hospitals = [Party(e.name, e.key) for e in enrolled(coordinator).values()]
-    plan = planning.propose(study).agreed(Party(coordinator.name, key.public_key.hex()), hospitals)
+    plan = planning.propose(study).agreed(
+        Party(coordinator.name, key.public_key.hex()), hospitals, officers=officers, officers_needed=officers_needed
+    )
     file = coordinator.plan_folder(plan.digest) / f"plan{SUFFIX}"
     write_atomically(file, agreements.write(PlanDocument(plan=plan.to_dict()), key))
     return plan, file
@@ -325,7 +339,7 @@ def load_plan(coordinator: Coordinator, digest: str) -> Plan:
     return plan
 
 
-@_one_at_a_time
+@one_at_a_time
 def collect(coordinator: Coordinator, content: bytes) -> Approval | Refusal:
     """Keep a hospital's answer to a plan. A refusal is final: an older approval sent again does not undo it.
 

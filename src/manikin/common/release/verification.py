@@ -51,7 +51,7 @@ def verify_bundle(bundle: Path, trust: Path) -> Release:
         VerificationFailed: at the first step that does not hold; nothing of the bundle should be used.
     """
     # (1) The trust file loads. Keys inside the bundle are never looked at.
-    return _open(bundle, load_trust(trust))
+    return _open(bundle, load_trust(trust).keys)
 
 
 def load_release(bundle: Path, trust: Path | None = None) -> Release:
