@@ -179,6 +179,35 @@ def collect(
 
 
 @app.command()
+def release(
+    coordinator: Folder,
+    plan: Annotated[str, typer.Option("--plan", help="The plan's file, its digest, or the beginning of it.")],
+    decision: Annotated[
+        list[Path] | None, typer.Option("--decision", metavar="FILE", help="What an officer signed. Repeatable.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Sign the release of a plan's candidate, if its audit and its officers' decisions allow it."""
+    from manikin.cli.release import say_decisions
+    from manikin.server.agreements import Coordinator
+    from manikin.server.gate import issue
+    from manikin.server.running import find_study
+
+    study = find_study(Coordinator.open(coordinator), plan)
+    done, trust = issue(study.home, study.plan, [read_document(file) for file in decision or []])
+    study.note(release=str(done.folder), trust=str(trust))
+    say(f"Released: {done.folder} (trust file: {trust})")
+    say_decisions(done)
+    result = {
+        "release": str(done.folder),
+        "trust": str(trust),
+        "digest": done.digest,
+        "approved": [said.officer for said in done.decisions],
+    }
+    finish(result, json_output, next_step=f"manikin release verify {done.folder} --trust {trust}")
+
+
+@app.command()
 def registry(
     coordinator: Folder,
     listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="By default the card's own.")] = None,

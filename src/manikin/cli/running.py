@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from manikin.cli.agreements import deciding
 from manikin.cli.console import finish, say
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def run(
     listen: Listen = None,
     json_output: Json = False,
 ) -> None:
-    """Run a study that hospitals approved: wait for their gateways, conduct the rounds, sign the release."""
+    """Run a study that hospitals approved: wait for their gateways, conduct the rounds, sign the release.
+
+    Where the plan names officers, it ends with a candidate for them to decide on.
+    """
     from manikin.common.errors import Misconfigured
 
     study = _study(coordinator, plan, canary=canary)
@@ -200,9 +204,23 @@ def _conclude(study: Study, said: dict[str, Any], json_output: bool) -> None:
         finish({"canary": True, **said}, json_output, next_step="manikin coordinator run, without --canary")
         return
     privacy = study.plan.study.privacy
+    if "release" not in said:
+        _hand_over(study, said, json_output)
+        return
     say(f"Released: {said['release']} (trust file: {said['trust']})")
     say(f"Guarantee: ε = {said['epsilon']:.3f} at δ = {privacy.delta:g} for one {privacy.unit}, add or remove.")
     finish(said, json_output, next_step=f"manikin release verify {said['release']} --trust {said['trust']}")
+
+
+def _hand_over(study: Study, said: dict[str, Any], json_output: bool) -> None:
+    """The run has ended with a candidate, and officers have the word."""
+    privacy, candidate = study.plan.study.privacy, said["candidate"]
+    say(f"Not released yet. Candidate: {candidate}")
+    say(f"It costs one {privacy.unit} ε = {said['epsilon']:.3f} at δ = {privacy.delta:g}, add or remove.")
+    say(deciding(study.plan))
+    say(f"Send it to them; each signs: manikin release sign {candidate} --key FILE --decision ... --reason ...")
+    step = f"manikin coordinator release --coordinator {study.home.folder} --plan {study.plan.digest[:16]}"
+    finish(said, json_output, next_step=f"{step} --decision FILE...")
 
 
 def reporter() -> Callable[[LinkStatus, dict[str, Any]], None]:

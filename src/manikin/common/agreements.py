@@ -28,7 +28,12 @@ REASON_CHARACTERS_MAX = 2000
 PEM_CHARACTERS_MAX = 8000
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text, if it can be shown on one line.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if not text.isprintable():
         raise ValueError("must be one printable line")
     return text
@@ -137,7 +142,7 @@ class Refusal(Document):
 
     plan: Digest
     hospital: Name
-    reason: Annotated[str, Field(min_length=1, max_length=REASON_CHARACTERS_MAX), AfterValidator(_printable)]
+    reason: Annotated[str, Field(min_length=1, max_length=REASON_CHARACTERS_MAX), AfterValidator(printable)]
 
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)

@@ -46,6 +46,7 @@ Event = Literal[
     "missed",
     "moved",
     "resumed",
+    "prepared",
     "released",
     "crashed",
     "library",

@@ -2,7 +2,8 @@
 
 `manikin coordinator run` prepares the folder `plans/DIGEST/run` and watches it; this module reads the signed plan, the
 coordinator's key and which node is which hospital, conducts the rounds, and keeps `status.json` for whoever watches:
-nothing in it that a patient moves. It ends with a signed release, or with the reason why there is none.
+nothing in it that a patient moves. It ends with a signed release, with a
+candidate where the plan names officers, or with the reason why there is neither.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from manikin.server.agreements import Coordinator, load_plan, require_approvals
 from manikin.server.asking import Advance, to_numpy
 from manikin.server.channel import Channel, Logged
 from manikin.server.checkpoints import Checkpoints
-from manikin.server.releasing import AUDIT_STATEMENT, release
+from manikin.server.releasing import AUDIT_STATEMENT, prepare, release
 from manikin.server.rounds import Rounds
 
 OpenChannel = Callable[[Mapping[int, str], Sequence[Party], SigningKey], Channel]
@@ -39,7 +40,7 @@ class Status:
 
     state: "running", "finished" or "failed"; phase: what is being done; attendance: for each step, who missed it and
     why; seconds: by phase; bytes: of frames, in and out; error: what, why and next step of a failure; release: the
-    bundle. `also` gives what is true at each change, whatever the change is.
+    bundle; candidate: what officers decide on. `also` gives what is true at each change, whatever the change is.
     """
 
     def __init__(self, file: Path) -> None:
@@ -137,7 +138,7 @@ def conduct(folder: Path, open_channel: OpenChannel) -> None:
             status.update(state="finished", phase="")
             return
         _run(rounds, plan, folder, home.signing_key, status)
-        log.info("released", plan=plan.digest)
+        log.info("prepared" if plan.officers else "released", plan=plan.digest)
     except ManikinError as error:
         open_log("coordinator").error("failed", program="serverapp", code=error.code)
         words = {"code": error.code, "what": error.what, "why": error.why, "next_step": error.next_step}
@@ -148,6 +149,19 @@ def conduct(folder: Path, open_channel: OpenChannel) -> None:
 def _run(rounds: Rounds, plan: Plan, folder: Path, key: SigningKey, status: Status) -> None:
     rounds.run()
     ask_audits(rounds, plan)
+    if plan.officers:
+        candidate, spent = prepare(
+            folder,
+            plan=plan,
+            generator=rounds.generator,
+            hospitals=rounds.channel.names,
+            heads=rounds.checkpoint.heads,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            audit_statement=NETWORKED_STATEMENT,
+            key=key,
+        )
+        status.update(state="finished", phase="", candidate=str(candidate), epsilon=spent.value)
+        return
     bundle, trust, spent = release(
         folder,
         plan=plan,

@@ -231,6 +231,10 @@ class Study:
         found: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
         return found
 
+    def note(self, **changes: str) -> None:
+        """Write down in `status.json` what became of a run that has ended."""
+        write_atomically(self.folder / "status.json", json.dumps(self.said() | changes, sort_keys=True).encode())
+
     def nodes(self) -> dict[str, str]:
         """The gateways' public keys of the hospitals that take part.
 

@@ -1,4 +1,8 @@
-"""Writing a release: every file beside its final place, synced, then one rename. Nothing half-written is ever seen."""
+"""Writing a release: every file beside its final place, synced, then one rename. Nothing half-written is ever seen.
+
+Where officers decide there is first a *candidate*: the same folder under another envelope, which no verification takes
+for a release. It becomes one by adding the decisions, byte for byte the same otherwise.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,10 @@ from manikin.common.files import storage_errors, sync_folder, write_atomically
 from manikin.common.generators.base import Generator
 from manikin.common.release.cards import bundle_metadata, model_card
 from manikin.common.release.facts import (
+    CANDIDATE_FILE,
+    CANDIDATE_TYPE,
     CARD_FILE,
+    DECISIONS_FOLDER,
     ENVELOPE_FILE,
     METADATA_FILE,
     PLAN_FILE,
@@ -58,37 +65,108 @@ def write_bundle(
         StorageFailure: the disk is full or not writable; no bundle is left behind.
     """
     _check(folder, generator, facts, extra)
-    files = _files(generator, facts) | dict(extra)
+    if facts.officers:
+        raise Misconfigured("This release is not signed yet.", "Its plan names officers.", "Write a candidate first.")
+    return _write_signed(folder, _files(generator, facts) | dict(extra), facts, signer, ENVELOPE_FILE, PREDICATE_TYPE)
+
+
+def write_candidate(
+    folder: Path, *, generator: Generator, facts: ReleaseFacts, signer: SigningKey, extra: Mapping[str, bytes]
+) -> str:
+    """Write what officers decide on; as `write_bundle`, for a plan that names officers.
+
+    Args:
+        folder, generator, facts, signer: see `write_bundle`.
+        extra: further files, the audit report and the ledger heads among them (`evidence`).
+
+    Returns:
+        The candidate's digest, hex: what decisions name.
+
+    Raises:
+        Misconfigured: as `write_bundle`, or the plan names no officers.
+        StorageFailure: the disk is full or not writable; nothing is left behind.
+    """
+    _check(folder, generator, facts, extra)
+    if not facts.officers:
+        raise Misconfigured("Nobody would decide on this candidate.", "Its plan names no officers.", "Release it.")
+    return _write_signed(folder, _files(generator, facts) | dict(extra), facts, signer, CANDIDATE_FILE, CANDIDATE_TYPE)
+
+
+def write_decided(
+    folder: Path, *, files: Mapping[str, bytes], facts: ReleaseFacts, decisions: Mapping[str, bytes], signer: SigningKey
+) -> str:
+    """Write the release of a candidate, and sign it. Whether the decisions suffice is the caller's to check, before.
+
+    Args:
+        folder: the bundle; must not exist yet.
+        files: the candidate's, by name.
+        facts: the candidate's.
+        decisions: signed decisions by the officer's key in hex.
+        signer: the coordinator's key.
+
+    Returns:
+        The release's digest.
+
+    Raises:
+        Misconfigured: the folder exists.
+        StorageFailure: the disk is full or not writable; no bundle is left behind.
+    """
+    _refuse_existing(folder)
+    given = {f"{DECISIONS_FOLDER}{key}.dsse.json": decision for key, decision in decisions.items()}
+    return _write_signed(folder, dict(files) | given, facts, signer, ENVELOPE_FILE, PREDICATE_TYPE)
+
+
+def state_file(generator: Generator) -> bytes:
+    """A generator's tensors, as the release holds them: the audit report names this file's digest."""
+    content: bytes = save({name: tensor.detach().cpu().contiguous() for name, tensor in generator.state().items()})
+    return content
+
+
+def _write_signed(
+    folder: Path, files: Mapping[str, bytes], facts: ReleaseFacts, signer: SigningKey, envelope: str, kind: str
+) -> str:
     subjects = tuple(Subject.of(name, files[name]) for name in sorted(files))
-    statement = Statement(PREDICATE_TYPE, subjects, facts.to_predicate())
-    files[ENVELOPE_FILE] = sign(statement, signer)
-    _write_folder(folder, files)
+    statement = Statement(kind, subjects, facts.to_predicate())
+    _write_folder(folder, {**files, envelope: sign(statement, signer)})
     return statement.digest
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise Misconfigured(f"{folder} exists.", "A release is never overwritten.", "Choose another folder.")
 
 
 def _check(folder: Path, generator: Generator, facts: ReleaseFacts, extra: Mapping[str, bytes]) -> None:
     spec = generator.spec
-    if folder.exists():
-        raise Misconfigured(f"{folder} exists.", "A release is never overwritten.", "Choose another folder.")
+    _refuse_existing(folder)
     if Subject.of(PLAN_FILE, canonical_json(facts.plan)).sha256 != facts.plan_digest:
         raise Misconfigured("The plan is not the one of the digest.", "", "Pass the plan that was run.")
     if tuple(facts.data.get("shape", ())) != spec.shape or tuple(facts.data.get("labels", ())) != spec.labels:
         raise Misconfigured("The generator does not fit the study.", "Shape or labels differ.", "Pass the study's own.")
     for name in extra:
-        if not is_safe_name(name) or name in _own_names():
+        if not is_safe_name(name) or name in _own_names() or name.startswith(DECISIONS_FOLDER):
             raise Misconfigured(f"A bundle cannot hold {name!r}.", "The name is unsafe or taken.", "Rename the file.")
 
 
 def _own_names() -> frozenset[str]:
     return frozenset(
-        (STATE_FILE, SPEC_FILE, PLAN_FILE, CARD_FILE, METADATA_FILE, PRIVACY_FILE, PRIVACY_CARD_FILE, ENVELOPE_FILE)
+        (
+            STATE_FILE,
+            SPEC_FILE,
+            PLAN_FILE,
+            CARD_FILE,
+            METADATA_FILE,
+            PRIVACY_FILE,
+            PRIVACY_CARD_FILE,
+            ENVELOPE_FILE,
+            CANDIDATE_FILE,
+        )
     )
 
 
 def _files(generator: Generator, facts: ReleaseFacts) -> dict[str, bytes]:
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state().items()}
     return {
-        STATE_FILE: save(state),
+        STATE_FILE: state_file(generator),
         SPEC_FILE: canonical_json(json.loads(generator.spec.to_json())),
         PLAN_FILE: canonical_json(facts.plan),
         CARD_FILE: model_card(generator.spec, facts).encode(),

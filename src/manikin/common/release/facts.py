@@ -11,11 +11,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from manikin.common.decisions import AuditReport, Decision
 from manikin.common.documents import PREDICATE_PREFIX
-from manikin.common.errors import Misconfigured, VerificationFailed
+from manikin.common.errors import ManikinError, Misconfigured, VerificationFailed
 from manikin.common.generators.base import Generator, GeneratorSpec
+from manikin.common.officers import Officer, problem_with
 
 PREDICATE_TYPE = PREDICATE_PREFIX + "release:v1"
+CANDIDATE_TYPE = PREDICATE_PREFIX + "candidate:v1"
 
 STATE_FILE = "generator.safetensors"
 SPEC_FILE = "spec.json"
@@ -25,6 +28,12 @@ METADATA_FILE = "configs/metadata.json"
 PRIVACY_FILE = "privacy.json"
 PRIVACY_CARD_FILE = "PRIVACY.md"
 ENVELOPE_FILE = "release.dsse.json"
+CANDIDATE_FILE = "candidate.dsse.json"  # in its place while officers decide
+
+AUDIT_FILE = "audit.dsse.json"
+AUDIT_FOLDER = "audit/"
+HEADS_FILE = "ledger-heads.json"
+DECISIONS_FOLDER = "decisions/"
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,9 @@ class ReleaseFacts:
             raise _invalid("collusion and adversaries are stated in distributed mode, and in no other.")
         if self.adversaries is not None and set(self.adversaries) != {"release", "collusion", "broken"}:
             raise _invalid("ε is stated against three adversaries: release, collusion and broken.")
+        problem = _problem_with_officers(self)
+        if problem:
+            raise _invalid(problem)
         try:
             datetime.fromisoformat(self.created)
         except ValueError:
@@ -94,6 +106,18 @@ class ReleaseFacts:
     @property
     def study_name(self) -> str:
         return str(self.plan.get("study", {}).get("name", "unnamed"))
+
+    @property
+    def officers(self) -> tuple[Officer, ...]:
+        """Who decides on the release, as its plan says."""
+        return tuple(
+            Officer(str(o["name"]), str(o["key"]), str(o["institution"])) for o in self.plan.get("officers", ())
+        )
+
+    @property
+    def officers_needed(self) -> int:
+        """How many of them must approve."""
+        return int(self.plan.get("officers_needed", 0))
 
     def to_predicate(self) -> dict[str, Any]:
         """What is signed beside the files: all facts but the plan, which is a file named by its digest."""
@@ -121,6 +145,13 @@ class ReleaseFacts:
             ) from None
 
 
+def _problem_with_officers(facts: ReleaseFacts) -> str:
+    try:
+        return problem_with(facts.officers, facts.officers_needed)
+    except (ManikinError, KeyError, TypeError, ValueError, AttributeError):
+        return "its plan's officers are none."
+
+
 def _invalid(why: str) -> Misconfigured:
     return Misconfigured("The facts of a release are not valid.", why, "Correct what is passed to the release.")
 
@@ -136,6 +167,8 @@ class Release:
         facts: what the release claims.
         generator: ready to sample.
         signer_name: whose signature held, or None if no trust file was given: then anybody may have made it.
+        audit: the audit report; None if the plan names no officers, or no trust file was given.
+        decisions: the officers' approvals, checked against the trust file; none in the same cases.
     """
 
     folder: Path
@@ -144,3 +177,5 @@ class Release:
     facts: ReleaseFacts
     generator: Generator
     signer_name: str | None
+    audit: AuditReport | None = None
+    decisions: tuple[Decision, ...] = ()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from manikin.common.officers import INSTITUTIONS_MIN
 from manikin.common.release.cards import escape_markdown
-from manikin.common.release.facts import ReleaseFacts
+from manikin.common.release.facts import DECISIONS_FOLDER, ReleaseFacts
 
 FALSE_ALARMS = 0.01
 
@@ -64,6 +65,8 @@ def privacy_record(facts: ReleaseFacts) -> dict[str, Any]:
         "trusted": _trusted(facts),
         "not_protected": _not_protected(facts),
         "audit": facts.audit_statement,
+        "officers": [{"name": o.name, "institution": o.institution} for o in facts.officers],
+        "officers_needed": facts.officers_needed,
     }
 
 
@@ -72,7 +75,7 @@ def privacy_card(facts: ReleaseFacts) -> str:
     accountants = ", ".join(f"{name} {value:.4g}" for name, value in facts.accountants.items())
     return f"""# Privacy card: {facts.study_name}
 
-{_promise(facts)}
+{promise(facts)}
 
 | | |
 |---|---|
@@ -103,10 +106,26 @@ be drawn in a step (Poisson sampling).
 ## Audit
 
 {facts.audit_statement}
+
+## Who decided
+
+{deciders(facts)}
 """
 
 
-def _promise(facts: ReleaseFacts) -> str:
+def deciders(facts: ReleaseFacts) -> str:
+    """Who decides on the release, in words."""
+    if not facts.officers:
+        return "No officer decided on this release: its plan names none. Whoever ran the study released it."
+    named = ", ".join(f"{escape_markdown(o.name)} ({escape_markdown(o.institution)})" for o in facts.officers)
+    return (
+        f"It takes {facts.officers_needed} of these officers, from at least {INSTITUTIONS_MIN} institutions: {named}. "
+        "Where the audit is inconclusive, each of them must accept that in writing. What they signed, with their "
+        f"reasons, is in {DECISIONS_FOLDER}."
+    )
+
+
+def promise(facts: ReleaseFacts) -> str:
     """The guarantee as a bound on a test: its power is at most e^ε times its false alarms, plus δ."""
     seen = "this release and every message of its training"
     if facts.collusion is not None:
