@@ -30,6 +30,11 @@ def data_dir() -> Path:
 @pytest.fixture
 def study_dict() -> dict[str, Any]:
     """A small study with every kind of stage, as its TOML file would give it."""
+    return small_study()
+
+
+def small_study() -> dict[str, Any]:
+    """See `study_dict`."""
     return {
         "schema": 1,
         "name": "small",
@@ -308,12 +313,17 @@ class Consortium:
         return folder
 
 
-@pytest.fixture
-def form_consortium(study_dict: dict[str, Any]) -> Any:
+@pytest.fixture(scope="session")
+def form_consortium() -> Any:
     """Form a consortium: everybody who has a say in a release, and a small study."""
-    study_dict["generator"] = {"family": "moments", "coefficients": 4, "bands": 2}
-    study_dict["stage"] = [{"kind": "release", "family": "moments", "epsilon_share": 0.4}]
-    return lambda *hospitals: Consortium(study_dict, hospitals)
+
+    def form(*hospitals: str) -> Consortium:
+        study = small_study()
+        study["generator"] = {"family": "moments", "coefficients": 4, "bands": 2}
+        study["stage"] = [{"kind": "release", "family": "moments", "epsilon_share": 0.4}]
+        return Consortium(study, hospitals)
+
+    return form
 
 
 @pytest.fixture

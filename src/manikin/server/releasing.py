@@ -13,8 +13,8 @@ from manikin.common.keys import SigningKey, write_trust
 from manikin.common.plan import Plan
 from manikin.common.release import ReleaseFacts, open_candidate, verify_bundle, write_bundle
 from manikin.common.release.bundle import state_file, write_candidate
-from manikin.common.release.evidence import heads_file
-from manikin.common.release.facts import AUDIT_FILE, HEADS_FILE
+from manikin.common.release.evidence import heads_file, read_evidence, signatories
+from manikin.common.release.facts import AUDIT_FILE, HEADS_FILE, STATE_FILE
 from manikin.privacy.budget import plan_epsilon, plan_mechanisms, plan_statements
 from manikin.privacy.costs import Total, describe
 from manikin.server.auditing import audit_report
@@ -95,8 +95,10 @@ def prepare(
     candidate = folder / "candidate"
     if not candidate.exists():
         facts = _facts(plan, spent, hospitals=len(hospitals), created=created, audit_statement=audit_statement)
-        report, files = audit_report(plan, hashlib.sha256(state_file(generator)).hexdigest())
+        state = state_file(generator)
+        report, files = audit_report(plan, hashlib.sha256(state).hexdigest())
         files |= {AUDIT_FILE: agreements.write(report, key), HEADS_FILE: _last_heads(plan, hospitals, heads)}
+        read_evidence(facts, {**files, STATE_FILE: state}, signatories(plan))  # before anything is written
         write_candidate(candidate, generator=generator, facts=facts, signer=key, extra=files)
     opened = open_candidate(candidate)  # also one of a resumed run
     if opened.plan != plan:
