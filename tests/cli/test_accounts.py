@@ -97,12 +97,17 @@ def test_a_plan_charged_to_another_cohort_costs_this_one_nothing(manikin, home, 
     assert result["charged"] == {"epsilon": 0.0, "delta": 0.0}
 
 
-@pytest.mark.parametrize("form", ["envelope", "peer", "coordinator"])
+@pytest.mark.parametrize("form", ["envelope", "peer", "coordinator", "release"])
 def test_an_anchor_is_read_as_its_holder_keeps_it_and_finds_a_cut(manikin, home, book, log, tmp_path, form):
     answer(home, book, log, 0)
     answer(home, book, log, 1)
     head = book.head(PLAN, 1)
-    kept = {"envelope": head, "peer": json.dumps({"head": head}), "coordinator": json.dumps({"North": head})}[form]
+    kept = {
+        "envelope": head,
+        "peer": json.dumps({"head": head}),
+        "coordinator": json.dumps({"North": head}),
+        "release": json.dumps({"plan": PLAN, "step": 1, "heads": {"North": head}, "missed": []}),
+    }[form]
     (tmp_path / "anchor").write_text(kept)
     command = ("hospital", "ledger", "--hospital", home, "--verify", "--anchor", tmp_path / "anchor", "--json")
     assert manikin(*command)[0] == 0

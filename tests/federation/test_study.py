@@ -17,14 +17,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from manikin.common.agreements import OfficerCard, write
 from manikin.common.errors import PolicyRefusal
+from manikin.common.keys import SigningKey, fingerprint
 from manikin.common.plan import Plan
 from manikin.common.processes import LOOPBACK, free_port, supervising
-from manikin.common.release import verify_bundle
+from manikin.common.release import decide, open_candidate, verify_bundle
 from manikin.common.study import parse_study
 from manikin.embedded.loopback import agree, coordinator_process, federate_over_loopback, hospital_process, introduce
 from manikin.privacy.ledger import Ledger
+from manikin.server import officers
 from manikin.server.agreements import Coordinator, create_coordinator
+from manikin.server.gate import issue
 from manikin.server.running import Study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("private_cache")]
@@ -152,6 +156,33 @@ def test_a_study_whose_every_process_was_killed_ends_with_the_same_weights(place
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     verify_bundle(Path(said["release"]), Path(said["trust"]))
     assert not living(killed.folder)
+
+
+def test_a_study_with_officers_ends_with_a_candidate_and_is_released_by_their_decisions(study, hospitals, tmp_path):
+    for name, folder in hospitals.items():
+        shutil.move(folder, tmp_path / name)
+    home = create_coordinator(tmp_path / "coordinator", "coordinator", f"{LOOPBACK}:{free_port()}")
+    folders = {name: tmp_path / name for name in NAMES}
+    introduce(home, folders)
+    keys = {name: SigningKey.generate() for name in ("Ada", "Bo")}
+    for name, key in keys.items():
+        card = OfficerCard(name=name, institution=f"{name} Clinic", key=key.public_key.hex())
+        officers.accept(home, write(card, key), [fingerprint(key.public_key)])
+    deciders = tuple(officers.known(home).values())
+    place = Place(tmp_path, agree(home, study, folders, officers=deciders, officers_needed=2))
+    with supervising([*place.parties.values(), place.coordinator]):
+        place.start()
+        place.wait(lambda: place.coordinator.ended() is not None)
+    said = place.study.said()
+    assert (said["state"], "release" in said) == ("finished", False), said
+    candidate = open_candidate(Path(said["candidate"]))
+    assert set(candidate.evidence.heads) == set(NAMES)
+    approve = {"decision": "approve", "reason": "read", "waiver": "the hospitals' verdicts stay at home"}
+    decisions = [decide(candidate, key, **approve) for key in keys.values()]
+    with pytest.raises(PolicyRefusal):
+        issue(home, place.study.plan, decisions[:1])
+    release, trust = issue(home, place.study.plan, decisions)
+    assert [decision.officer for decision in verify_bundle(release.folder, trust).decisions] == ["Ada", "Bo"]
 
 
 def test_a_canary_round_goes_through_and_the_study_is_still_to_be_run(places):

@@ -185,7 +185,7 @@ def _keys(home: Hospital) -> list[bytes]:
 
 
 def _read_anchor(path: Path, hospital: str) -> str:
-    """A head in a file of its own, or this hospital's among those that a coordinator or a peer keeps."""
+    """A head in a file of its own, or this hospital's among those that a release, a coordinator or a peer keeps."""
     from manikin.common.errors import Misconfigured
 
     try:
@@ -194,6 +194,8 @@ def _read_anchor(path: Path, hospital: str) -> str:
         content = None
     if isinstance(content, dict) and "payload" in content:
         return path.read_text(encoding="utf-8").strip() + "\n"
+    if isinstance(content, dict) and isinstance(content.get("heads"), dict):  # a release's ledger-heads.json
+        content = content["heads"]
     for key in (hospital, "head"):
         if isinstance(content, dict) and isinstance(content.get(key), str):
             return str(content[key])

@@ -176,7 +176,12 @@ def _rows(held: Review) -> list[tuple[str, str, str, str]]:
         collusion = held.plan.study.federation.collusion
         rows += [
             ("holds against", f"the coordinator with {collusion} hospital(s)", "", ""),
-            ("holds for the release alone", f"ε = {adversaries.release.value:.3f}, with every hospital's noise", "", ""),
+            (
+                "holds for the release alone",
+                f"ε = {adversaries.release.value:.3f}, with every hospital's noise",
+                "",
+                "",
+            ),
             ("if the masks were broken", f"ε = {adversaries.broken.value:.3f}, with your own noise alone", "", ""),
         ]
     rows.append(("the release", deciding(held.plan), "", ""))

@@ -22,6 +22,7 @@ from manikin.client.cohort.hospital import Hospital
 from manikin.common.errors import Misconfigured
 from manikin.common.files import write_atomically
 from manikin.common.keys import fingerprint
+from manikin.common.officers import Officer
 from manikin.common.plan import Plan
 from manikin.common.processes import GRACE_S, LOOPBACK, WATCH_S, Supervised, ending_signals, free_port, supervising
 from manikin.common.study import Study
@@ -74,9 +75,16 @@ def introduce(home: Coordinator, folders: dict[str, Path]) -> None:
             enrolment.pin_peer(folders[name], cards[peer], [said[peer]])
 
 
-def agree(home: Coordinator, study: Study, folders: dict[str, Path]) -> Plan:
+def agree(
+    home: Coordinator,
+    study: Study,
+    folders: dict[str, Path],
+    *,
+    officers: Sequence[Officer] = (),
+    officers_needed: int = 0,
+) -> Plan:
     """Propose the study, and let every hospital hold it against its policy and approve it."""
-    plan, file = agreements.propose(home, study)
+    plan, file = agreements.propose(home, study, officers=officers, officers_needed=officers_needed)
     today = datetime.datetime.now(datetime.UTC).date()
     for folder in folders.values():
         answer = answering.approve(folder, file.read_bytes(), today=today)

@@ -120,13 +120,13 @@ def test_a_decision_covers_every_claim(consortium, candidate, tmp_path):
 
 
 WRONG_HEADS = {  # step, heads by hospital, who missed it; `c` is the consortium, `h` its right heads
-    "none": lambda c, plan, h: (1, {}, ["north", "south"]),
-    "one-missing": lambda c, plan, h: (1, {"north": h["north"]}, []),
-    "fewer-than-quorum": lambda c, plan, h: (1, {"north": h["north"]}, ["south"]),
-    "both-there-and-missing": lambda c, plan, h: (1, h, ["south"]),
-    "stranger": lambda c, plan, h: (1, h | {"west": h["north"]}, []),
-    "stranger-for-one": lambda c, plan, h: (1, {"north": h["north"], "west": h["south"]}, []),
-    "swapped": lambda c, plan, h: (1, {"north": h["south"], "south": h["north"]}, []),
+    "none": lambda c, plan, h: (1, {}, ["north", "south", "west"]),
+    "one-unaccounted-for": lambda c, plan, h: (1, {n: h[n] for n in ("north", "south")}, []),
+    "fewer-than-quorum": lambda c, plan, h: (1, {"north": h["north"]}, ["south", "west"]),
+    "both-there-and-missing": lambda c, plan, h: (1, {n: h[n] for n in ("north", "south")}, ["south"]),
+    "stranger": lambda c, plan, h: (1, {"north": h["north"], "south": h["south"], "east": h["west"]}, []),
+    "stranger-missed-it": lambda c, plan, h: (1, {n: h[n] for n in ("north", "south")}, ["east"]),
+    "swapped": lambda c, plan, h: (1, h | {"north": h["south"], "south": h["north"]}, []),
     "other-signer": lambda c, plan, h: (1, h | {"south": c.head(plan, "south", signer="north")}, []),
     "other-name": lambda c, plan, h: (1, h | {"south": c.head(plan, "north", signer="south")}, []),
     "other-plan": lambda c, plan, h: (1, h | {"south": c.head(plan, "south", plan=DIGEST)}, []),
@@ -137,7 +137,8 @@ WRONG_HEADS = {  # step, heads by hospital, who missed it; `c` is the consortium
 
 
 @pytest.mark.parametrize("name", WRONG_HEADS)
-def test_ledger_heads_that_are_not_complete_are_refused(consortium, tmp_path, name):
+def test_ledger_heads_that_are_not_complete_are_refused(form_consortium, tmp_path, name):
+    consortium = form_consortium("north", "south", "west")  # and a quorum of two
     plan = consortium.plan()
     file = heads_file(plan, *WRONG_HEADS[name](consortium, plan, consortium.heads(plan)))
     folder = consortium.candidate(tmp_path / "c", replaced={"ledger-heads.json": file})
