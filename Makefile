@@ -9,7 +9,7 @@ export OMP_NUM_THREADS := 1
 export PYTHONSAFEPATH := 1
 
 .PHONY: demo test test-slow check bench bench-quick bench-grid bench-engine bench-secure-sum bench-aggregate bench-sample \
-	bench-utility bench-distributed bench-network install clean
+	bench-utility bench-distributed bench-network bench-audit install clean
 
 demo: install
 	$(BIN)/manikin demo --out demo
@@ -40,7 +40,7 @@ bench-quick: install
 bench-grid: install
 	$(BENCH)/utility.py --group grid $(if $(ROUND),--round '$(ROUND)')
 
-bench-engine bench-aggregate bench-sample bench-utility bench-network: bench-%: install
+bench-engine bench-aggregate bench-sample bench-utility bench-network bench-audit: bench-%: install
 	$(BENCH)/$*.py
 
 bench-distributed: install

@@ -58,8 +58,9 @@ def nearest(
 
 def _centred(vectors: Float32Array, centre: Float32Array) -> tuple[Float32Array, Float32Array]:
     """The vectors minus `centre` with a column of ones, float32 (n, d + 1), and half of their squared norms, (n,)."""
-    moved = np.ones((len(vectors), vectors.shape[1] + 1), np.float32)
+    moved = np.empty((len(vectors), vectors.shape[1] + 1), np.float32)
     np.subtract(vectors, centre, out=moved[:, :-1])
+    moved[:, -1] = 1
     return moved, np.einsum("ij,ij->i", moved[:, :-1], moved[:, :-1]) / np.float32(2)
 
 
