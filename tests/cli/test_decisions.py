@@ -57,6 +57,7 @@ def test_from_a_candidate_to_a_release_that_says_who_decided(manikin, place, off
     command = ("coordinator", "release", "--coordinator", home, "--plan", plan.digest[:16])
     code, out, _ = manikin("coordinator", "resume", "--coordinator", home, "--plan", plan.digest[:16])
     assert (code, "Not released yet" in out, "manikin coordinator release" in out) == (0, True, True)
+    assert manikin("coordinator", "status", "--coordinator", home, "--json")[1].count("officers decide") == 1
     files = []
     for name, key in officers.items():
         code, said, out = signed(manikin, candidate, key, *APPROVE, "--waiver", "too few patients to tell")

@@ -7,7 +7,7 @@ import typer
 
 from manikin.cli.main import build
 
-PAGES = ("hospital.md", "coordinator.md", "deploy.md")
+PAGES = ("hospital.md", "coordinator.md", "privacy-officer.md", "deploy.md")
 CODE = re.compile(r"`manikin ([^`\n]+)`")
 
 
@@ -38,7 +38,7 @@ def test_every_link_leads_somewhere(page, repository):
         assert (repository / "docs" / target).exists(), target
 
 
-@pytest.mark.parametrize("name", ["hospital.md", "coordinator.md"])
+@pytest.mark.parametrize("name", ["hospital.md", "coordinator.md", "privacy-officer.md"])
 def test_the_usual_journey_is_four_commands(repository, name):
     page = (repository / "docs" / name).read_text()
     numbered = re.findall(r"^\| (\d) \| .* \| `(manikin [^`]*)` \|$", page, re.MULTILINE)

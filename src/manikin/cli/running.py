@@ -110,7 +110,7 @@ def _row(study: Study) -> dict[str, Any]:
         },
         "online": [] if link is None else link.online,
         "state": state,
-        "phase": said.get("phase", ""),
+        "phase": "officers decide" if "candidate" in said and "release" not in said else said.get("phase", ""),
         "error": error,
         "attendance": said.get("attendance", {}),
         "seconds": said.get("seconds", {}),
