@@ -4,7 +4,7 @@
     python benchmarks/aggregate.py --quick    # ten hospitals; writes no page
 
 Each case is a process of its own, with the hospitals in another (`many_hospitals.py`), and prints one JSON line. Memory
-is the largest resident size (VmHWM) less that before the generator was made, in units of the model's own bytes.
+is the largest resident size (VmHWM) less that after a round with a tiny model, in units of the model's own bytes.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ ALLOWED = 4.0
 SECTION = "aggregate"
 PAGE = results.ROOT / "benchmarks" / "RESULTS.md"
 NOTES = f"""
-- A model: float32, every tensor moved by every hospital. Memory: peak of the coordinator's process less what it held
-  before the generator was made, in models; allowed are {ALLOWED:g}, whatever the number of hospitals.
+- A model: float32, every weight of the network moved by every hospital. Memory: peak of the coordinator's process less
+  what it held before (after a round with a tiny model), in models; allowed are {ALLOWED:g}, whatever the number of
+  hospitals.
 - Manikin: a whole run of the round loop with one round of training: the task signed and sent, each answer pulled,
   checked (layout, finite, signature of its vault) and folded in, the checkpoint written. Flower's own inflation holds
   an answer twice while it takes it in. The running sum lies in a file of two models' size, without a name.
