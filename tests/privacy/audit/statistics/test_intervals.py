@@ -130,6 +130,14 @@ def test_both_counts_noised_cover_the_share():
     assert missed <= binom.isf(1e-4, repetitions, 0.05)
 
 
+def test_each_end_of_a_share_is_for_the_number_of_trials_that_puts_it_farthest():
+    fewest, most = noised_count_interval(60, SKELLAM, alpha=0.025)
+    low = noised_rate_interval(20, most, GEOMETRIC, alpha=0.025)[0]
+    high = noised_rate_interval(20, fewest, GEOMETRIC, alpha=0.025)[1]
+    assert fewest < 60 < most
+    assert noised_share_interval(20, 60, GEOMETRIC, SKELLAM, alpha=0.05) == (low, high)
+
+
 @given(st.integers(0, 100), st.sampled_from([0.01, 0.05, 0.3]))
 @settings(deadline=None)
 def test_the_interval_of_a_fixed_count_covers_by_exact_computation(count, alpha):
